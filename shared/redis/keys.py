@@ -1,0 +1,42 @@
+"""The schema of everything that Sluice keeps in Redis. Nothing else may build a key.
+
+| key | type | life | meaning |
+|---|---|---|---|
+| `sluice:jobs:{provider}` | stream, group `workers` | an entry lives until it is claimed | jobs that wait, sealed; its length is the queue's depth |
+| `sluice:frontend:{id}` | channel | – | parcels for one frontend process: frames of all its jobs |
+| `sluice:worker:{id}` | channel | – | orders for one worker process: cancel, resend, consumed, finished |
+| `sluice:alive` | set | members are removed when their key is gone | `kind:id` of every process that may be alive |
+| `sluice:alive:{kind}:{id}` | string, JSON | 5 s, refreshed every second | the process's advertisement |
+
+`{…}` around a provider is literal: it is the hash tag that keeps one provider's keys on one node of a Redis Cluster.
+All members of the group read under one consumer name: an entry is acknowledged and deleted the moment it is read, so it
+stays pending only when its reader died in between, and then anybody may take it over.
+"""
+
+from typing import Final
+
+GROUP: Final = b"workers"
+CONSUMER: Final = b"worker"
+JOB_FIELD: Final = b"job"
+"""The one field of a stream entry: the sealed job."""
+
+ALIVE: Final = b"sluice:alive"
+ALIVE_SECONDS: Final = 5
+REFRESH_SECONDS: Final = 1.0
+
+
+def jobs(provider: str) -> bytes:
+    return b"sluice:jobs:{%b}" % provider.encode()
+
+
+def frontend_channel(frontend_id: str) -> bytes:
+    return b"sluice:frontend:%b" % frontend_id.encode()
+
+
+def worker_channel(worker_id: str) -> bytes:
+    return b"sluice:worker:%b" % worker_id.encode()
+
+
+def alive(kind: str, process_id: str) -> bytes:
+    """`kind` is `frontend` or `worker`."""
+    return b"sluice:alive:%b:%b" % (kind.encode(), process_id.encode())

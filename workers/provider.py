@@ -1,0 +1,94 @@
+"""The contract of a provider: our file for one upstream.
+
+A provider is a plan: pure facts and a generator. It does no I/O, reads no clock and keeps nothing between calls, so its test
+is bytes in, events out. The attempt (`workers.attempt`) drives it:
+
+1. `plan(call)` is a generator. It yields an `HttpRequest` for each question that must be asked first and is sent the
+   `HttpReply`; it returns the exchange that streams the answer.
+2. The attempt runs the exchange and feeds what arrives, piece by piece, to the exchange's `decoder`.
+3. The decoder yields events. `Failed` or `Complete` ends it; `end()` is called when the upstream closed cleanly before that.
+4. A reply with an unexpected status goes to `refusal(reply)`, which says the upstream's no in our words.
+"""
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from shared.errors import Failure
+from shared.schema.advertisement import Model
+from shared.schema.events import Event
+from workers.exchange import HttpReply, HttpRequest
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """What opens the upstream. `id` is safe to log; `secret` is not, and neither are the values of `extra`."""
+
+    id: str
+    secret: str
+    extra: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"Credential({self.id})"
+
+
+class Call(msgspec.Struct, frozen=True):
+    """Everything that varies between two calls. `body`: the caller's fields, values untouched. `now`: wall time in Unix
+    seconds. `nonce`: 32 random lower-case hex digits, fresh per attempt. `streaming`: what the caller asked for; the upstream is
+    asked to stream either way where the endpoint can."""
+
+    endpoint: str
+    model: str
+    streaming: bool
+    body: Mapping[str, msgspec.Raw]
+    credential: Credential | None
+    now: float
+    nonce: str
+
+
+class Decoder(Protocol):
+    """Made for one call, dies with it. `feed` takes what the exchange's framing cut out: an `sse.ServerSentEvent`, or a line
+    as bytes, or (framing `json`) the whole body as bytes, or a Socket.IO event."""
+
+    def feed(self, frame: Any) -> Iterable[Event]: ...
+    def end(self) -> Iterable[Event]: ...
+
+
+class HttpStream(msgspec.Struct, frozen=True):
+    """An exchange over HTTP: send `request`, cut the 200's body by `framing`, feed the pieces to `decoder`.
+
+    `whole`: the decoder's result is not chat events but the answer itself: the body goes to the caller as it is
+    (embeddings), after `decoder` has looked at it.
+    """
+
+    request: HttpRequest
+    decoder: Decoder
+    framing: Literal["sse", "sse-tolerant", "lines", "json"] = "sse"
+    whole: bool = False
+
+
+Plan = Generator[HttpRequest, HttpReply, HttpStream]
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """Seconds. `first_token`: from the claim to the first delta. `silence`: between two deltas. `total`: the whole answer."""
+
+    connect: float = 10.0
+    first_token: float = 60.0
+    silence: float = 60.0
+    total: float = 600.0
+
+
+class Provider(Protocol):
+    """`accepts_any_model`: a name that is not in `models` may be passed on. `caller_credentials`: the caller's key is used."""
+
+    name: str
+    models: Sequence[Model]
+    endpoints: Sequence[str]
+    timeouts: Timeouts
+    credentials: Sequence[Credential]
+    accepts_any_model: bool
+    caller_credentials: bool
+
+    def plan(self, call: Call) -> Plan: ...
+    def refusal(self, reply: HttpReply) -> Failure: ...
