@@ -52,7 +52,7 @@ KINDS: dict[str, Kind] = {
         Kind("unsupported_media_type", 415, _INVALID, "unsupported_media_type", "The body is not plain JSON."),
         Kind("unprocessable", 422, _INVALID, None, "The request is well-formed but makes no sense."),
         # Limits.
-        Kind("rate_limit", 429, "requests", "rate_limit_exceeded", "Too many requests or tokens.", True, None, "cool_down"),
+        Kind("rate_limit", 429, "requests", "rate_limit_exceeded", "Too many requests or tokens.", credential="cool_down"),
         Kind("insufficient_quota", 429, "insufficient_quota", "insufficient_quota", "The caller's quota is used up.",
              sdk_retry=False),
         Kind("queue_full", 503, _SERVER, "server_is_overloaded", "Too many jobs wait for this provider."),
@@ -80,7 +80,7 @@ KINDS: dict[str, Kind] = {
              sdk_retry=False),
         Kind("upstream_config", 502, _SERVER, "upstream_misconfigured", "Our settings for the upstream are wrong.",
              sdk_retry=False),
-        Kind("timeout", 504, _SERVER, "upstream_timeout", "The upstream stayed silent too long.", True),
+        Kind("timeout", 504, _SERVER, "upstream_timeout", "The upstream stayed silent too long."),
     )
 }  # fmt: skip
 

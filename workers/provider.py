@@ -34,8 +34,8 @@ class Credential(msgspec.Struct, frozen=True):
 
 class Call(msgspec.Struct, frozen=True):
     """Everything that varies between two calls. `body`: the caller's fields, values untouched. `now`: wall time in Unix
-    seconds. `nonce`: 32 random lower-case hex digits, fresh per attempt. `streaming`: what the caller asked for; the upstream is
-    asked to stream either way where the endpoint can."""
+    seconds. `nonce`: 32 random lower-case hex digits, fresh per attempt. `streaming`: what the caller asked for; the
+    upstream is asked to stream either way where the endpoint can."""
 
     endpoint: str
     model: str

@@ -1,0 +1,1 @@
+"""The HTTP edge: OpenAI requests in, JSON or SSE out; knows no provider."""

@@ -1,0 +1,1 @@
+"""What frontends and workers agree on; imports neither."""

@@ -1,0 +1,1 @@
+"""Our Redis link on trio, the keys and the scripts."""

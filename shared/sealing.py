@@ -1,0 +1,69 @@
+"""Sealing: what travels through or rests in Redis is readable and forgeable only with the deployment's secret key.
+
+AES-256-GCM. Each process derives its own subkey (HKDF-SHA256 over a random salt), so that a counter can serve as nonce and
+no two processes can repeat one. `context` is bound as associated data: a blob copied to another place does not open there.
+
+Layout: version 1 (1 byte), key id (4), salt (16), counter (8), ciphertext with tag.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+_VERSION: Final = b"\x01"
+_SALT_BYTES: Final = 16
+_HEAD_BYTES: Final = 1 + 4 + _SALT_BYTES + 8
+_CACHED_PEERS: Final = 4096
+
+
+class SealBroken(Exception):
+    """The blob is foreign, damaged, out of place, or sealed with a key that is not in our ring."""
+
+
+class Seal:
+    """Seals with the first key of the ring, opens with any. `fingerprint` names the first key without revealing it."""
+
+    def __init__(self, ring: Sequence[str]) -> None:
+        if not ring:
+            raise ValueError("at least one secret key is needed")
+        masters = [_derive(key.encode(), b"", b"sluice master") for key in ring]
+        self._masters = {_derive(master, b"", b"sluice key id")[:4]: master for master in masters}
+        key_id = next(iter(self._masters))
+        self.fingerprint = key_id.hex()
+        salt = os.urandom(_SALT_BYTES)
+        self._head = _VERSION + key_id + salt
+        self._own = AESGCM(_derive(masters[0], salt, b"sluice seal"))
+        self._counter = 0
+        self._peers: dict[bytes, AESGCM] = {}
+
+    def seal(self, plaintext: bytes, context: bytes) -> bytes:
+        self._counter += 1
+        counter = self._counter.to_bytes(8, "big")
+        return self._head + counter + self._own.encrypt(b"\0\0\0\0" + counter, plaintext, context)
+
+    def open(self, sealed: bytes, context: bytes) -> bytes:
+        """Raises `SealBroken`."""
+        head = sealed[: _HEAD_BYTES - 8]
+        peer = self._peers.get(head) or self._meet(head)
+        try:
+            return peer.decrypt(b"\0\0\0\0" + sealed[_HEAD_BYTES - 8 : _HEAD_BYTES], sealed[_HEAD_BYTES:], context)
+        except InvalidTag:
+            raise SealBroken("the seal does not match its content or its place") from None
+
+    def _meet(self, head: bytes) -> AESGCM:
+        master = self._masters.get(head[1:5])
+        if len(head) != _HEAD_BYTES - 8 or head[:1] != _VERSION or master is None:
+            raise SealBroken("sealed with another secret key, or not sealed at all")
+        if len(self._peers) >= _CACHED_PEERS:
+            self._peers.pop(next(iter(self._peers)))
+        peer = self._peers[head] = AESGCM(_derive(master, head[5:], b"sluice seal"))
+        return peer
+
+
+def _derive(secret: bytes, salt: bytes, purpose: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=32, salt=salt, info=purpose).derive(secret)

@@ -1,0 +1,1 @@
+"""One process per provider: claim a job, call the upstream, publish the answer."""

@@ -1,0 +1,1 @@
+"""Translations that several upstreams share; pure."""

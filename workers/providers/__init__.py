@@ -1,0 +1,1 @@
+"""One file per upstream, or one row; they never import each other."""
