@@ -1,0 +1,217 @@
+"""Every setting of every process: the classes are the table, one field with one row for each setting."""
+
+# ruff: noqa: RUF009 - `setting()` makes a dataclass field, not a value
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from shared.settings.kinds import (
+    ALIASES,
+    API_KEYS,
+    BASE_URL,
+    HOST,
+    MODEL,
+    MODELS,
+    ORIGINS,
+    PATH,
+    PROXY,
+    REDIS_URL,
+    SECRET_KEYS,
+    SWITCH,
+    TEXT,
+    choice,
+    seconds,
+    whole,
+)
+from shared.settings.providers import Deadlines
+from shared.settings.row import setting
+from shared.settings.secret import Secret
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedSettings:
+    """What frontends and workers read alike."""
+
+    process: ClassVar[str] = "all"
+
+    redis_url: Secret = setting(
+        "REDIS_URL",
+        REDIS_URL,
+        "The Redis that connects all processes. Empty: `sluice up` starts one of its own; a process started by hand joins"
+        " the one that `sluice up` runs in the same directory, else looks on this machine's port 6379.",
+        example="redis://:password@redis.internal:6379/0",
+        secret=True,
+    )
+    allow_open_redis: bool = setting(
+        "SLUICE_ALLOW_OPEN_REDIS", SWITCH, "Accept a Redis on another machine that asks for no password.", default="off"
+    )
+    secret_keys: tuple[Secret, ...] = setting(
+        "SLUICE_SECRET_KEY",
+        SECRET_KEYS,
+        "Encrypts everything readable in Redis: 32 characters or more, the same for all processes. Several by commas: the first"
+        " encrypts, all decrypt. Empty: a key is made and kept in the state directory (one machine only).",
+        secret=True,
+    )
+    state_dir: Path = setting(
+        "SLUICE_STATE_DIR",
+        PATH,
+        "Directory for the keys that Sluice makes itself; readable by its owner only.",
+        default=".sluice",
+    )
+    first_token_seconds: float | None = setting(
+        "SLUICE_FIRST_TOKEN_SECONDS",
+        seconds(0.1),
+        "Longest wait for an upstream's first token. Empty: the provider's own.",
+        unit="s",
+    )
+    silence_seconds: float | None = setting(
+        "SLUICE_SILENCE_SECONDS",
+        seconds(0.1),
+        "Longest pause between two bytes of an upstream's answer. Empty: the provider's own.",
+        unit="s",
+    )
+    total_seconds: float | None = setting(
+        "SLUICE_TOTAL_SECONDS", seconds(0.1), "Longest time for a whole answer. Empty: the provider's own.", unit="s"
+    )
+    drain_seconds: float = setting(
+        "SLUICE_DRAIN_SECONDS",
+        seconds(0, 3600),
+        "How long a process that is asked to stop may finish the answers it has begun.",
+        default="30",
+        unit="s",
+    )
+    log_level: str = setting(
+        "SLUICE_LOG_LEVEL", choice("debug", "info", "warning", "error"), "How much is logged.", default="info"
+    )
+    log_format: str = setting(
+        "SLUICE_LOG_FORMAT", choice("json", "text"), "One JSON object per line, or lines for people.", default="json"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontendSettings(SharedSettings):
+    """What a frontend reads: who may call, and how it treats them.
+
+    `api_keys` is empty exactly when `auth` is "off"; `api_key_origin` says where the keys come from.
+    """
+
+    process: ClassVar[str] = "frontend"
+
+    host: str = setting(
+        "SLUICE_HOST",
+        HOST,
+        "Address to listen on; 0.0.0.0 or :: for every network of the machine.",
+        default="127.0.0.1",
+    )
+    port: int = setting("SLUICE_PORT", whole(0, 65535), "Port to listen on; 0 takes a free one.", default="8088")
+    api_keys: tuple[Secret, ...] = setting(
+        "SLUICE_API_KEY",
+        API_KEYS,
+        "Keys that callers present as `Authorization: Bearer …`; several by commas. 16 characters or more unless only this"
+        " machine can connect. Empty: the one that `sluice up` or `sluice keys` made and keeps in the state directory.",
+        secret=True,
+    )
+    auth: str = setting(
+        "SLUICE_AUTH",
+        choice("on", "off"),
+        "`off` lets everybody in; only where SLUICE_HOST is this machine alone.",
+        default="on",
+    )
+    model_aliases: Mapping[str, str] = setting(
+        "SLUICE_MODEL_ALIASES",
+        ALIASES,
+        "Further names for models.",
+        example="fast=openai/gpt-4o-mini,deep=deepseek/deepseek-v4-pro",
+    )
+    default_model: str = setting(
+        "SLUICE_DEFAULT_MODEL",
+        MODEL,
+        "Model of requests that name none. Empty: such a request is an error.",
+        example="fast",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        "SLUICE_CORS_ORIGINS",
+        ORIGINS,
+        "Web pages that may call from a browser: exact origins, or * for all. Empty: none.",
+        example="https://app.example,http://localhost:5173",
+    )
+    body_limit_bytes: int = setting(
+        "SLUICE_BODY_LIMIT_BYTES", whole(1024, 1 << 30), "Largest request body.", default="10485760", unit="bytes"
+    )
+    max_connections: int = setting(
+        "SLUICE_MAX_CONNECTIONS", whole(1), "Connections that one frontend holds at once.", default="10000"
+    )
+    queue_limit: int = setting(
+        "SLUICE_QUEUE_LIMIT",
+        whole(1),
+        "Jobs that may wait for one provider; more are refused with 503.",
+        default="1000",
+    )
+    queue_seconds: float = setting(
+        "SLUICE_QUEUE_SECONDS", seconds(0.1), "Longest wait for a worker to take a job.", default="30", unit="s"
+    )
+    max_starts: int = setting(
+        "SLUICE_MAX_STARTS", whole(1, 10), "How often a job may be started before a token has left.", default="2"
+    )
+    stall_seconds: float = setting(
+        "SLUICE_STALL_SECONDS",
+        seconds(0.1),
+        "A caller that reads nothing for this long is dropped and its upstream call closed.",
+        default="30",
+        unit="s",
+    )
+    keepalive_comment_seconds: float = setting(
+        "SLUICE_KEEPALIVE_COMMENT_SECONDS",
+        seconds(0.05),
+        "Silence in a stream after which a comment keeps proxies from closing it.",
+        default="15",
+        unit="s",
+    )
+    api_key_origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderSettings:
+    """One upstream, complete: nothing is left to default except the models of a provider that knows its own."""
+
+    name: str
+    keys: tuple[Secret, ...] = setting("{KEY}", API_KEYS, "Key at {LABEL}; several by commas.", secret=True)
+    base_url: str = setting("{PREFIX}_BASE_URL", BASE_URL, "Where {LABEL} is reached.")
+    models: tuple[str, ...] = setting("{PREFIX}_MODELS", MODELS, "Models to offer, in place of the usual ones.")
+    deadlines: Deadlines
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings(SharedSettings):
+    """What a worker reads: how much it takes on, how it reaches the upstream, and the upstream itself."""
+
+    process: ClassVar[str] = "worker"
+
+    concurrency: int = setting(
+        "SLUICE_WORKER_CONCURRENCY", whole(1), "Jobs that one worker process runs at once.", default="1000"
+    )
+    upstream_proxy: Secret | None = setting(
+        "SLUICE_UPSTREAM_PROXY",
+        PROXY,
+        "Proxy for calls to upstreams. The usual proxy variables are not read.",
+        example="http://proxy.internal:3128",
+        secret=True,
+    )
+    allow_http_upstreams: bool = setting(
+        "SLUICE_ALLOW_HTTP_UPSTREAMS",
+        SWITCH,
+        "Accept http:// base URLs on other machines, where keys and prompts travel readable.",
+        default="off",
+    )
+    hf_bill_to: str = setting(
+        "SLUICE_HF_BILL_TO",
+        TEXT,
+        "Hugging Face organisation that is billed (`X-HF-Bill-To`).",
+        example="my-organisation",
+    )
+    provider: ProviderSettings
+
+
+PROCESSES: tuple[type[SharedSettings], ...] = (SharedSettings, FrontendSettings, WorkerSettings)
