@@ -128,11 +128,12 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 
 
 class GatewayError(Exception):
-    """A `Failure` on its way through Python code."""
+    """A `Failure` on its way through Python code. `starts`: upstream calls that were made before it came to this."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, *, starts: int = 1) -> None:
         super().__init__(f"{failure.kind}: {failure.message}")
         self.failure = failure
+        self.starts = starts
 
 
 def fail(

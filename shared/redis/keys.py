@@ -2,7 +2,7 @@
 
 | key | type | life | meaning |
 |---|---|---|---|
-| `sluice:jobs:{provider}` | stream, group `workers` | until claimed | jobs that wait, sealed; its length is the depth of the queue |
+| `sluice:jobs:{provider}` | stream, group `workers` | until claimed | sealed jobs that wait; its length is the queue's depth |
 | `sluice:frontend:{id}` | channel | – | parcels for one frontend process: frames of all its jobs |
 | `sluice:worker:{id}` | channel | – | orders for one worker process: cancel, resend, consumed, finished |
 | `sluice:alive` | set | members are removed when their key is gone | `kind:id` of every process that may be alive |

@@ -1,0 +1,118 @@
+"""`python -m frontend`: one frontend process."""
+
+import argparse
+import hashlib
+import logging
+import secrets
+import sys
+import time
+
+import trio
+
+from frontend.admission import Admission
+from frontend.app import create_app
+from frontend.catalog import Catalog
+from frontend.jobs import Jobs
+from frontend.server import ServerSettings, serve
+from frontend.services import Services
+from frontend.watch import Patience, Watch
+from shared.process import run, stop_on_signal
+from shared.redis import keys
+from shared.redis.address import Address
+from shared.redis.link import Link
+from shared.redis.presence import advertise
+from shared.redis.subscription import Subscription
+from shared.schema.advertisement import FrontendAdvertisement
+from shared.sealing import Seal
+from shared.settings import EXIT_SETTINGS, FrontendSettings, SettingsError, load_frontend
+from shared.telemetry import set_up_logs
+from shared.version import VERSION
+
+_log = logging.getLogger("frontend")
+
+
+def main() -> int:
+    argparse.ArgumentParser(
+        prog="python -m frontend",
+        description="Run one frontend: it takes OpenAI requests over HTTP and answers them through workers.",
+        epilog="Example: SLUICE_API_KEY=sk-… SLUICE_PORT=8088 python -m frontend",
+    ).parse_args()
+    try:
+        settings = load_frontend()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return EXIT_SETTINGS
+    set_up_logs(settings.log_level, settings.log_format)
+    return run(lambda: _run(settings))
+
+
+async def _run(settings: FrontendSettings) -> None:
+    address = Address.parse(settings.redis_url.reveal())
+    frontend_id = f"f-{secrets.token_hex(8)}"
+    ring = [key.reveal() for key in settings.secret_keys]
+    seal = Seal(ring)
+    started = time.time()
+    link = Link(address, name="sluice-frontend")
+    jobs = Jobs(frontend_id, link, seal, queue_limit=settings.queue_limit, max_starts=settings.max_starts)
+    catalog = Catalog(
+        link,
+        seal.fingerprint,
+        aliases=settings.model_aliases,
+        default_model=settings.default_model or None,
+        started=int(started),
+    )
+    subscription = Subscription(
+        address,
+        [keys.frontend_channel(frontend_id)],
+        name="sluice-frontend-frames",
+        on_resubscribed=lambda: watch.resubscribed(),
+    )
+    watch = Watch(jobs, catalog, subscription, Patience(settings.queue_seconds, settings.keepalive_comment_seconds))
+    stop = trio.Event()
+
+    def readiness() -> list[str]:
+        problems = {
+            "shutting down": stop.is_set(),
+            "Redis is not reachable": not link.up,
+            "not subscribed to the frontend's channel": not subscription.subscribed,
+            "the catalog was not read yet": not catalog.read_once,
+        }
+        return [problem for problem, holds in problems.items() if holds]
+
+    def advertisement() -> FrontendAdvertisement:
+        return FrontendAdvertisement(
+            id=frontend_id,
+            address=f"{settings.host}:{settings.port}",
+            streams=len(jobs),
+            version=VERSION,
+            started=started,
+            sealing_key=seal.fingerprint,
+            draining=stop.is_set(),
+        )
+
+    pepper = hashlib.sha256(b"sluice fingerprints" + ring[0].encode()).digest()
+    admission = Admission([key.reveal() for key in settings.api_keys], pepper, open_door=settings.auth == "off")
+    app = create_app(Services(settings, admission, catalog, jobs, readiness, VERSION))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop_on_signal, stop, nursery.cancel_scope)
+        await nursery.start(link.run)
+        await nursery.start(subscription.run, jobs.deliver)
+        nursery.start_soon(catalog.run)
+        nursery.start_soon(watch.run)
+        nursery.start_soon(advertise, link, "frontend", frontend_id, advertisement)
+        await serve(app, _server(settings), shutdown=stop)
+        nursery.cancel_scope.cancel()
+
+
+def _server(settings: FrontendSettings) -> ServerSettings:
+    return ServerSettings(
+        host=settings.host,
+        port=settings.port,
+        write_stall_seconds=settings.stall_seconds,
+        graceful_seconds=settings.drain_seconds,
+        max_connections=settings.max_connections,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

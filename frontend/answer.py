@@ -1,0 +1,99 @@
+"""From a job's frames to what the caller reads: one JSON body, an event stream, or an OpenAI error.
+
+The head of a streaming answer is held until the upstream has accepted the call, and then for the first chunk or one second,
+whichever is first: a refusal gets its real status, and a long think does not delay the headers.
+"""
+
+import logging
+from types import TracebackType
+from typing import Final
+
+import msgspec
+import trio
+from quart.wrappers.response import ResponseBody
+
+from frontend.jobs import OpenJob
+from shared.errors import Failure, GatewayError, fail
+
+_log = logging.getLogger(__name__)
+
+HOLD_ACCEPTED_SECONDS: Final = 1.0
+HOLD_LONGEST_SECONDS: Final = 15.0
+KEEPALIVE: Final = b": keep-alive\n\n"
+DONE: Final = b"data: [DONE]\n\n"
+
+
+async def head(job: OpenJob) -> None:
+    """Wait for what decides the status of a streaming answer. Raises `GatewayError` when it is an error."""
+    with trio.move_on_after(HOLD_LONGEST_SECONDS) as hold:
+        while not (job.has_chunks or job.ended):
+            if job.accepted_at is not None:
+                hold.deadline = min(hold.deadline, job.accepted_at + HOLD_ACCEPTED_SECONDS)
+            job.keepalive_due = False
+            await job.wait()
+    if job.failure is not None and not job.has_chunks:
+        raise GatewayError(job.failure)
+
+
+async def whole(job: OpenJob) -> bytes:
+    """The JSON body of an answer that is not streamed. Raises `GatewayError`."""
+    while not job.ended:
+        await job.wait()
+    if job.failure is not None:
+        raise GatewayError(job.failure)
+    chunks = job.take()
+    if job.outcome is None or len(chunks) != 1:
+        raise fail("internal", "The answer is incomplete.")
+    return chunks[0]
+
+
+class EventStream(ResponseBody):
+    """The body of a streaming answer, written as far as it is there: one piece for everything that waits.
+
+    It ends with `[DONE]` after a complete answer and with one error event after anything else. When even that cannot be
+    said, iteration raises and the server cuts the body: a clean end always means a complete answer or an error event.
+    """
+
+    def __init__(self, job: OpenJob) -> None:
+        self._job = job
+        self._over = False
+
+    async def __aenter__(self) -> "EventStream":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._job.leave()
+
+    def __aiter__(self) -> "EventStream":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._over:
+            raise StopAsyncIteration
+        job = self._job
+        while True:
+            chunks = job.take()
+            if chunks:
+                piece = b"data: " + b"\n\ndata: ".join(chunks) + b"\n\n"
+                return piece + self._last_words() if job.ended else piece
+            if job.ended:
+                return self._last_words()
+            if job.keepalive_due:
+                job.keepalive_due = False
+                return KEEPALIVE
+            await job.wait()
+
+    def _last_words(self) -> bytes:
+        self._over = True
+        if self._job.outcome is not None:
+            return DONE
+        if self._job.failure is None:
+            raise RuntimeError("the job was left while its caller was reading")
+        return error_event(self._job.failure)
+
+
+def error_event(failure: Failure) -> bytes:
+    """The one form in which OpenAI's clients raise an error from a stream."""
+    return b"data: " + msgspec.json.encode(failure.envelope()) + b"\n\n"

@@ -1,0 +1,35 @@
+"""Reading a request: the caller behind it, its JSON body, and the visit that it belongs to."""
+
+from quart import request
+
+from frontend.admission import Admission, Caller
+from frontend.edge import VISIT, Visit
+from shared.errors import fail
+
+
+def visit() -> Visit:
+    """The visit of the current request."""
+    found: Visit = request.scope[VISIT]  # type: ignore[typeddict-item]
+    return found
+
+
+def identify(admission: Admission) -> Caller:
+    """The caller of the current request; whether the key is ours is for the endpoint to require."""
+    caller = admission.identify(request.headers.getlist("authorization"))
+    visit().facts["key"] = caller.fingerprint
+    return caller
+
+
+async def json_body() -> bytes:
+    """The body as bytes. Raises `GatewayError` for another media type; too large and too slow are Quart's to refuse."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise fail("unsupported_media_type", "Compressed request bodies are not accepted; send plain JSON.")
+    media_type = request.mimetype
+    if media_type and media_type != "application/json" and not media_type.endswith("+json"):
+        raise fail(
+            "unsupported_media_type", f"Send JSON with `Content-Type: application/json`, not `{media_type[:100]}`."
+        )
+    body = await request.get_data(cache=False, as_text=False)
+    if not body:
+        raise fail("invalid_request", "The request has no body; send a JSON object.")
+    return bytes(body)

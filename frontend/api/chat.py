@@ -1,0 +1,93 @@
+"""`POST /v1/chat/completions`."""
+
+import msgspec
+import trio
+from quart import Blueprint, Response
+
+from frontend.admission import Caller
+from frontend.answer import EventStream, head, whole
+from frontend.api.bodies import identify, json_body, visit
+from frontend.catalog import Route
+from frontend.jobs import OpenJob, Submission
+from frontend.requests import ChatRequest, parse
+from frontend.services import Services
+from shared.errors import GatewayError
+
+_request = msgspec.json.Decoder(ChatRequest)
+
+
+def blueprint(services: Services) -> Blueprint:
+    routes = Blueprint("chat", "sluice.chat")
+
+    @routes.post("/v1/chat/completions")
+    async def chat_completions() -> Response:
+        caller = identify(services.admission)
+        if not caller.known and not services.catalog.takes_callers_keys:
+            services.admission.require(caller)
+        body = await json_body()
+        asked = parse(_request, body)
+        route = services.catalog.resolve(asked.model)
+        if not route.caller_credentials:
+            services.admission.require(caller)
+        job = services.jobs.new(_submission(services, asked, route, caller, body))
+        return await answer(services, job)
+
+    return routes
+
+
+def _submission(services: Services, asked: ChatRequest, route: Route, caller: Caller, body: bytes) -> Submission:
+    options = asked.stream_options
+    return Submission(
+        endpoint="chat",
+        provider=route.provider,
+        model=route.model,
+        asked_model=route.asked_model,
+        stream=bool(asked.stream),
+        include_usage=bool(options and options.include_usage),
+        body=body,
+        request_id=visit().request_id,
+        budget_seconds=services.settings.total_seconds or route.total_seconds,
+        credential=caller.presented if route.caller_credentials and not caller.known else None,
+    )
+
+
+async def answer(services: Services, job: OpenJob) -> Response:
+    """Run the job to its answer. However the request ends, the visit leaves the job."""
+    this_visit = visit()
+    wanted = job.submission
+    this_visit.facts |= {"model": wanted.asked_model, "provider": wanted.provider, "stream": wanted.stream}
+    this_visit.on_leave += [job.leave, lambda: _note(job)]
+    try:
+        await services.jobs.open(job)
+        if wanted.stream:
+            await head(job)
+            return Response(EventStream(job), headers=_headers(job) | _STREAM_HEADERS)
+        return Response(await whole(job), headers=_headers(job), content_type="application/json")
+    except GatewayError as error:
+        error.starts = job.ownership.starts
+        raise
+
+
+def _headers(job: OpenJob) -> dict[str, str]:
+    return {"x-sluice-provider": job.submission.provider, "x-sluice-attempts": str(max(1, job.ownership.starts))}
+
+
+_STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+
+
+def _note(job: OpenJob) -> None:
+    """What the access log says about the job."""
+    facts = visit().facts
+    facts["attempts"] = job.ownership.starts
+    if job.first_chunk_at is not None:
+        facts["first_token_ms"] = round((job.first_chunk_at - job.opened_at) * 1000, 1)
+    if job.outcome is not None:
+        facts["prompt_tokens"] = job.outcome.prompt_tokens
+        facts["completion_tokens"] = job.outcome.completion_tokens
+    if job.failure is not None:
+        facts["error"] = job.failure.code or job.failure.row.code or job.failure.kind
+    facts["job_ms"] = round((trio.current_time() - job.opened_at) * 1000, 1)

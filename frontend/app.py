@@ -1,0 +1,78 @@
+"""The Quart application: routes and error handlers, nothing else."""
+
+import logging
+
+import msgspec
+from quart import Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from frontend.api import chat, health, models, reference
+from frontend.edge import App, Cors, Edge
+from frontend.services import Services
+from shared.errors import Failure, GatewayError
+
+_log = logging.getLogger(__name__)
+
+BODY_SECONDS = 30.0
+
+STATUS_KINDS = {
+    400: "invalid_request",
+    404: "unknown_url",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+}
+
+
+def create_app(services: Services) -> App:
+    """The ASGI application of one frontend process."""
+    app = QuartTrio("sluice")
+    app.config["RESPONSE_TIMEOUT"] = None  # our own deadlines rule; the default cuts streams after a minute
+    app.config["BODY_TIMEOUT"] = BODY_SECONDS
+    app.config["MAX_CONTENT_LENGTH"] = services.settings.body_limit_bytes
+    app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = 0.2
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    for module in (chat, models, health, reference):
+        app.register_blueprint(module.blueprint(services))
+    app.register_error_handler(GatewayError, _gateway_error)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _defect)
+    return Edge(app, Cors(services.settings.cors_origins))  # type: ignore[arg-type]
+
+
+def error_response(failure: Failure, *, starts: int = 1) -> Response:
+    """OpenAI's error envelope with the headers that its clients read."""
+    return Response(
+        msgspec.json.encode(failure.envelope()),
+        status=failure.row.status,
+        headers=failure.headers(starts=starts),
+        content_type="application/json",
+    )
+
+
+async def _gateway_error(error: GatewayError) -> Response:
+    return error_response(error.failure, starts=error.starts)
+
+
+async def _http_error(error: HTTPException) -> Response:
+    status = error.code or 500
+    kind = STATUS_KINDS.get(status, "invalid_request" if status < 500 else "internal")
+    messages = {
+        404: f"Invalid URL ({request.method} {request.path[:200]})",
+        405: f"Not allowed to {request.method} on {request.path[:200]}.",
+        408: "The request body did not arrive in time.",
+        413: "The request body is larger than this gateway accepts.",
+    }
+    response = error_response(Failure(kind, messages.get(status, error.description or error.name)))
+    response.status_code = status
+    if status == 405 and error.get_headers():
+        response.headers.update({name: value for name, value in error.get_headers() if name.lower() == "allow"})
+    return response
+
+
+async def _defect(error: Exception) -> Response:
+    """The boundary of a request: one defect answers one request with 500, and its traceback goes to the log alone."""
+    _log.error("request failed", exc_info=error)
+    return error_response(Failure("internal", "The gateway failed to process this request."))

@@ -1,0 +1,129 @@
+"""The outermost layer of the application: one `Visit` per request, with its id, its headers, its log line and its way out.
+
+It is an ASGI middleware and not a Quart hook, because only here a `finally` is certain to run: a caller may leave between the
+handler's return and the first byte, and then the body's own clean-up never starts.
+"""
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import trio
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_access = logging.getLogger("sluice.access")
+
+VISIT: Final = "sluice.visit"
+EXPOSED: Final = b"x-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, x-sluice-provider, x-sluice-attempts"
+PREFLIGHT_SECONDS: Final = b"600"
+
+
+@dataclass
+class Visit:
+    """One request from its first byte to its last. `on_leave` runs exactly once, whatever happened."""
+
+    method: str
+    path: str
+    request_id: str = field(default_factory=lambda: f"req_{secrets.token_hex(16)}")
+    began: float = field(default_factory=trio.current_time)
+    status: int = 0
+    first_byte_at: float | None = None
+    complete: bool = False
+    facts: dict[str, object] = field(default_factory=dict)
+    on_leave: list[Callable[[], None]] = field(default_factory=list)
+
+    def leave(self) -> None:
+        for callback in self.on_leave:
+            callback()
+
+    def log_line(self) -> dict[str, object]:
+        now = trio.current_time()
+        line: dict[str, object] = {
+            "time": round(time.time(), 3),
+            "id": self.request_id,
+            "method": self.method,
+            "path": self.path,
+            "status": self.status or 499,
+            "complete": self.complete,
+            "total_ms": round((now - self.began) * 1000, 1),
+        }
+        if self.first_byte_at is not None:
+            line["first_byte_ms"] = round((self.first_byte_at - self.began) * 1000, 1)
+        return line | self.facts
+
+
+class Cors:
+    """Which web pages may call us. `origins` are exact; `*` means every page, and then credentials are not allowed."""
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        self._any = "*" in origins
+        self._origins = {origin.encode() for origin in origins}
+
+    def headers(self, origin: bytes | None) -> list[tuple[bytes, bytes]]:
+        if origin is None or not (self._any or origin in self._origins):
+            return []
+        allowed = b"*" if self._any else origin
+        return [
+            (b"access-control-allow-origin", allowed),
+            (b"access-control-expose-headers", EXPOSED),
+            (b"vary", b"origin"),
+        ]
+
+    def preflight(self, origin: bytes | None, asked_headers: bytes) -> list[tuple[bytes, bytes]]:
+        headers = self.headers(origin)
+        if headers:
+            headers += [
+                (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+                (b"access-control-allow-headers", asked_headers or b"authorization, content-type"),
+                (b"access-control-max-age", PREFLIGHT_SECONDS),
+            ]
+        return headers
+
+
+class Edge:
+    """Wraps the Quart application."""
+
+    def __init__(self, app: App, cors: Cors) -> None:
+        self._app = app
+        self._cors = cors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = scope[VISIT] = Visit(scope["method"], scope["path"][:512])
+        sent = {
+            name: value for name, value in scope["headers"] if name == b"origin" or name.startswith(b"access-control-")
+        }
+        origin = sent.get(b"origin")
+        extra = [(b"x-request-id", visit.request_id.encode()), *self._cors.headers(origin)]
+
+        async def send_visit(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                visit.status = message["status"]
+                visit.first_byte_at = trio.current_time()
+                elapsed = b"%d" % ((visit.first_byte_at - visit.began) * 1000)
+                message["headers"] = [*message["headers"], *extra, (b"openai-processing-ms", elapsed)]
+            elif not message.get("more_body"):
+                visit.complete = True
+            await send(message)
+
+        try:
+            if scope["method"] == "OPTIONS" and b"access-control-request-method" in sent:
+                extra = extra[:1] + self._cors.preflight(origin, sent.get(b"access-control-request-headers", b""))
+                await send_visit({"type": "http.response.start", "status": 204, "headers": []})
+                await send_visit({"type": "http.response.body", "body": b""})
+            else:
+                await self._app(scope, receive, send_visit)
+        finally:
+            visit.leave()
+            _access.info(json.dumps(visit.log_line(), ensure_ascii=False))

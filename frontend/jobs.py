@@ -1,0 +1,319 @@
+"""Every job of this frontend: submitted, followed, cancelled on the way out. This process owns their outcomes.
+
+1. `open` puts a job on its provider's queue and returns the `OpenJob` that the caller's request waits on.
+2. Parcels from workers arrive in `deliver`, synchronously, and wake whoever waits.
+3. `frontend.watch` looks after all jobs a few times a second: deadlines, lost entries, dead workers, long silences.
+4. `OpenJob.leave` ends it from anywhere, at once and without waiting; every way out of a request calls it.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from shared.errors import Failure, GatewayError, fail
+from shared.redis import keys
+from shared.redis.failures import RefusalKind, Refused
+from shared.redis.link import Link
+from shared.redis.scripts import SUBMIT
+from shared.sansio.job import Ownership, State
+from shared.sansio.liveness import Liveness
+from shared.schema.job import PROTOCOL, FrameKind, Job, Order, OrderKind, Orders, Outcome, Parcel
+from shared.sealing import Seal, SealBroken
+
+_log = logging.getLogger(__name__)
+_encode = msgspec.msgpack.Encoder().encode
+_parcel = msgspec.msgpack.Decoder(Parcel)
+_outcome = msgspec.msgpack.Decoder(Outcome)
+
+CONSUMED_BYTES: Final = 256 * 1024
+"""A fast stream tells its worker that it may go on before the worker's window is used up."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a request asks for, after it was checked and routed. `budget_seconds`: for everything, queue included."""
+
+    endpoint: str
+    provider: str
+    model: str
+    asked_model: str
+    stream: bool
+    include_usage: bool
+    body: bytes
+    request_id: str
+    budget_seconds: float
+    credential: str | None = None
+
+
+class OpenJob:
+    """One caller's job. One task waits on it; everything else is synchronous."""
+
+    def __init__(self, submission: Submission, jobs: "Jobs", max_starts: int) -> None:
+        self.submission = submission
+        self.ownership = Ownership(secrets.token_bytes(16), max_starts=max_starts, commits_on_chunk=submission.stream)
+        self.opened_at = trio.current_time()
+        self.queued_at = self.opened_at
+        self.entry: bytes | None = None
+        self.looked_at = self.opened_at
+        self.missed_looks = 0
+        self.accepted_at: float | None = None
+        self.outcome: Outcome | None = None
+        self.first_chunk_at: float | None = None
+        self.last_sent_at = self.opened_at
+        self.keepalive_due = False
+        self.consumed = 0
+        self._jobs = jobs
+        self._chunks: list[bytes] = []
+        self._taken = 0
+        self._taken_bytes = 0
+        self._parked: trio.lowlevel.Task | None = None
+
+    def __repr__(self) -> str:
+        return f"<OpenJob {self.submission.request_id} {self.ownership!r}>"
+
+    @property
+    def ended(self) -> bool:
+        return self.ownership.state is State.ENDED
+
+    @property
+    def has_chunks(self) -> bool:
+        return bool(self._chunks)
+
+    @property
+    def failure(self) -> Failure | None:
+        return self.ownership.failure
+
+    def take(self) -> list[bytes]:
+        """The chunks that wait. Whatever an earlier call returned counts as consumed by the caller."""
+        if self._taken_bytes > CONSUMED_BYTES:
+            self._taken_bytes = 0
+            self._jobs.order(self, OrderKind.CONSUMED, self._taken)
+        self.consumed = self._taken
+        chunks, self._chunks = self._chunks, []
+        self._taken = self.ownership.received.next
+        for chunk in chunks:
+            self._taken_bytes += len(chunk)
+        self.last_sent_at = trio.current_time()
+        return chunks
+
+    async def wait(self) -> None:
+        """Wait until something happened: chunks, acceptance, the end, a keep-alive that is due. May wake for nothing."""
+        if self._chunks or self.keepalive_due or self.ended:
+            return
+        self._parked = trio.lowlevel.current_task()
+
+        def abort(_raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+            self._parked = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def wake(self) -> None:
+        if self._parked is not None:
+            parked, self._parked = self._parked, None
+            trio.lowlevel.reschedule(parked)
+
+    def receive(self, worker: str, attempt: int, seq: int, kind: int, payload: bytes) -> None:
+        ownership = self.ownership
+        was = ownership.attempt
+        for kind, payload in ownership.frame(worker, attempt, seq, kind, payload):  # noqa: B020 - a frame leads to frames
+            if kind == FrameKind.CHUNK:
+                self._chunks.append(payload)
+            elif kind == FrameKind.ACCEPTED:
+                self.accepted_at = trio.current_time()
+            elif kind == FrameKind.DONE:
+                self.outcome = _outcome.decode(payload)
+        if ownership.attempt != was:
+            self._begin_again()
+        if self._chunks and self.first_chunk_at is None:
+            self.first_chunk_at = trio.current_time()
+        self.wake()
+
+    def lose_worker(self) -> None:
+        """The worker that ran the attempt is gone: another attempt, or the end."""
+        was = self.ownership.attempt
+        self.ownership.worker_lost()
+        if self.ownership.attempt != was:
+            self._begin_again()
+        self.wake()
+
+    def _begin_again(self) -> None:
+        """The next attempt starts from nothing; only an answer that nobody has seen may be thrown away."""
+        self._chunks.clear()
+        self._taken = self.consumed = 0
+        self.accepted_at = None
+        self.first_chunk_at = None
+        self.entry = None
+
+    def fail(self, failure: Failure) -> None:
+        """End the job with an error that is the gateway's own finding."""
+        if not self.ended:
+            self._jobs.unqueue(self)
+            self.ownership.fail(failure)
+            self._jobs.send_orders(self)
+            self.wake()
+
+    def leave(self) -> None:
+        """Nobody waits any more: take the entry off the queue, or have the worker close the upstream. Any number of times."""
+        if not self.ended:
+            self._jobs.unqueue(self)
+            self.ownership.leave()
+        self._jobs.send_orders(self)
+        self._jobs.forget(self)
+
+
+class Jobs:
+    """All open jobs, by id, and the two roads: the queue and the workers' channels."""
+
+    def __init__(self, frontend_id: str, link: Link, seal: Seal, *, queue_limit: int, max_starts: int) -> None:
+        self.id = frontend_id
+        self.link = link
+        self.liveness = Liveness()
+        self._seal = seal
+        self._queue_limit = queue_limit
+        self._max_starts = max_starts
+        self._open: dict[bytes, OpenJob] = {}
+        self._orders: dict[str, list[Order]] = {}
+        self.counts = {"opened": 0, "parcels": 0, "frames": 0, "refused_parcels": 0, "resubmitted": 0}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def all(self) -> list[OpenJob]:
+        return list(self._open.values())
+
+    async def open(self, job: OpenJob) -> None:
+        """Queue the job. Raises `GatewayError`: `queue_full`, `queue_unavailable`."""
+        self.counts["opened"] += 1
+        self._open[job.ownership.id] = job
+        if not self.link.up:
+            job.leave()
+            raise fail("queue_unavailable", "The job queue is not reachable right now; try again in a few seconds.")
+        self.submit(job)
+        while job.entry is None and not job.ended and job.ownership.state is State.WAITING:
+            await job.wait()
+        if job.failure is not None:
+            raise GatewayError(job.failure)
+
+    def new(self, submission: Submission) -> OpenJob:
+        return OpenJob(submission, self, self._max_starts)
+
+    def submit(self, job: OpenJob) -> None:
+        """Put the job's current attempt on the queue."""
+        wanted, ownership = job.submission, job.ownership
+        ownership.resubmit = False
+        job.queued_at = job.looked_at = trio.current_time()
+        job.missed_looks = 0
+        message = Job(
+            protocol=PROTOCOL,
+            id=ownership.id,
+            attempt=ownership.attempt,
+            owner=self.id,
+            endpoint=wanted.endpoint,
+            provider=wanted.provider,
+            model=wanted.model,
+            asked_model=wanted.asked_model,
+            stream=wanted.stream,
+            include_usage=wanted.include_usage,
+            budget_seconds=wanted.budget_seconds - (job.queued_at - job.opened_at),
+            body=wanted.body,
+            request_id=wanted.request_id,
+            credential=wanted.credential,
+        )
+        stream = keys.jobs(wanted.provider)
+        sealed = self._seal.seal(_encode(message), stream)
+        attempt = ownership.attempt
+        self.link.post_script(
+            SUBMIT, [stream], [str(self._queue_limit), keys.JOB_FIELD, sealed],
+            on_reply=lambda reply: self._submitted(job, attempt, reply),
+        )  # fmt: skip
+
+    def _submitted(self, job: OpenJob, attempt: int, reply: object) -> None:
+        if isinstance(reply, bytes):
+            if job.ended or job.ownership.attempt != attempt:
+                # It ended while Redis was asked; a worker that was faster is told to cancel when it speaks.
+                self.link.post(b"XDEL", keys.jobs(job.submission.provider), reply)
+                return
+            job.entry = reply
+            job.wake()
+        elif isinstance(reply, int):
+            job.fail(Failure("queue_full", f"{reply} jobs wait for this provider already; try again in a few seconds."))
+        elif isinstance(reply, Refused) and reply.kind is RefusalKind.CAPACITY:
+            job.fail(Failure("queue_full", "The job queue is full; try again in a few seconds."))
+        else:
+            _log.warning("job %s could not be queued: %s", job.submission.request_id, reply)
+            job.fail(
+                Failure("queue_unavailable", "The job queue is not reachable right now; try again in a few seconds.")
+            )
+
+    def unqueue(self, job: OpenJob) -> None:
+        if job.entry is not None and job.ownership.state is State.WAITING:
+            self.link.post(b"XDEL", keys.jobs(job.submission.provider), job.entry)
+
+    def forget(self, job: OpenJob) -> None:
+        self._open.pop(job.ownership.id, None)
+
+    def deliver(self, channel: bytes, message: bytes) -> None:
+        """A parcel on this frontend's channel. Foreign or damaged ones are counted and dropped."""
+        try:
+            parcel = _parcel.decode(self._seal.open(message, channel))
+        except (SealBroken, msgspec.DecodeError) as problem:
+            self.counts["refused_parcels"] += 1
+            _log.error("refused a message on the frontend's channel: %s", problem)
+            return
+        worker = parcel.worker
+        self.liveness.heard(worker, trio.current_time())
+        self.counts["parcels"] += 1
+        self.counts["frames"] += len(parcel.frames)
+        for job_id, attempt, seq, kind, payload in parcel.frames:
+            job = self._open.get(job_id)
+            if job is None:
+                self._orders.setdefault(worker, []).append((OrderKind.CANCEL, job_id, attempt, 0))
+                continue
+            job.receive(worker, attempt, seq, kind, payload)
+            if job.ownership.orders:
+                self._collect(job)
+        for job_id, attempt, next_seq in parcel.running or ():
+            self._reported(worker, job_id, attempt, next_seq)
+        if self._orders:
+            self._flush()
+
+    def _reported(self, worker: str, job_id: bytes, attempt: int, next_seq: int) -> None:
+        job = self._open.get(job_id)
+        if job is None:
+            self._orders.setdefault(worker, []).append((OrderKind.CANCEL, job_id, attempt, 0))
+            return
+        if job.ended:
+            # The last word was lost on the road, or the caller is still reading what has come.
+            self._orders.setdefault(worker, []).append((OrderKind.FINISHED, job_id, attempt, 0))
+            return
+        job.ownership.report(worker, attempt, next_seq)
+        self._collect(job)
+        if job.consumed and worker == job.ownership.worker:
+            self._orders.setdefault(worker, []).append((OrderKind.CONSUMED, job_id, attempt, job.consumed))
+
+    def order(self, job: OpenJob, kind: int, seq: int) -> None:
+        ownership = job.ownership
+        if ownership.worker is not None:
+            ownership.orders.append((ownership.worker, (kind, ownership.id, ownership.attempt, seq)))
+            self.send_orders(job)
+
+    def send_orders(self, job: OpenJob) -> None:
+        self._collect(job)
+        self._flush()
+
+    def _collect(self, job: OpenJob) -> None:
+        for worker, order in job.ownership.orders:
+            self._orders.setdefault(worker, []).append(order)
+        job.ownership.orders.clear()
+
+    def _flush(self) -> None:
+        orders, self._orders = self._orders, {}
+        for worker, batch in orders.items():
+            channel = keys.worker_channel(worker)
+            self.link.post(b"PUBLISH", channel, self._seal.seal(_encode(Orders(self.id, batch)), channel))

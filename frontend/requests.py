@@ -1,0 +1,121 @@
+"""What callers send: the typed view that is checked. What goes on is the caller's own text; unknown fields pass through.
+
+Only types are checked here, and the limits that protect the gateway. Whether a value makes sense to a model is the
+upstream's to say.
+"""
+
+import re
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from msgspec import Meta
+from shared.sansio.surrogates import check_request_text
+
+from shared.errors import GatewayError, fail
+
+MOST_MESSAGES: Final = 2048
+MOST_TOOLS: Final = 128
+MOST_CHOICES: Final = 8
+LONGEST_MODEL: Final = 256
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class ContentPart(msgspec.Struct):
+    """A part of a message: `text`, `image_url`, `input_audio`, `file`, `refusal`, or a kind that we do not know."""
+
+    type: str
+
+
+class ChatMessage(msgspec.Struct):
+    """One message of the history."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class Tool(msgspec.Struct):
+    type: str
+
+
+class ChatRequest(msgspec.Struct):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MOST_MESSAGES)]
+    model: Annotated[str, Meta(max_length=LONGEST_MODEL)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=MOST_CHOICES)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    logit_bias: dict[str, float] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MOST_TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+_PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")
+_MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]*)`")
+_EXPECTED = re.compile(r"^Expected `(?P<expected>[^`]*)`, got `(?P<got>[^`]*)`")
+_WORDS = {
+    "str": "a string", "int": "an integer", "float": "a number", "bool": "a boolean", "null": "null",
+    "array": "an array", "object": "an object",
+}  # fmt: skip
+
+
+def parse(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
+    """The checked view of a request body. Raises `GatewayError` `invalid_request` with `param` as OpenAI gives it."""
+    check_request_text(body)
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _complaint(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        detail = str(error) if isinstance(error, msgspec.DecodeError) else "it is nested too deeply or not UTF-8"
+        raise fail(
+            "invalid_request", f"We could not parse the JSON body of your request: {detail}", code="invalid_json"
+        ) from None
+
+
+def _complaint(text: str) -> GatewayError:
+    """OpenAI's words for what msgspec says."""
+    found = _PATH.search(text)
+    path = found["path"] if found else ""
+    reason = text[: found.start()] if found else text
+    if missing := _MISSING.match(reason):
+        param = f"{path}.{missing['field']}" if path else missing["field"]
+        return fail(
+            "invalid_request", f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+        )
+    if expected := _EXPECTED.match(reason):
+        wanted = " or ".join(_WORDS.get(word.strip(), word.strip()) for word in expected["expected"].split("|"))
+        got = _WORDS.get(expected["got"], expected["got"])
+        if not path:
+            return fail("invalid_request", f"The request body must be {wanted}, not {got}.", code="invalid_type")
+        return fail(
+            "invalid_request",
+            f"Invalid type for '{path}': expected {wanted}, but got {got} instead.",
+            param=path,
+            code="invalid_type",
+        )
+    return fail("invalid_request", f"Invalid value for '{path}': {reason}.", param=path or None, code="invalid_value")

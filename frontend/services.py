@@ -1,0 +1,21 @@
+"""What the endpoints of one frontend process share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from frontend.admission import Admission
+from frontend.catalog import Catalog
+from frontend.jobs import Jobs
+from shared.settings import FrontendSettings
+
+
+@dataclass(frozen=True)
+class Services:
+    """`readiness`: what keeps this process from serving, as short sentences; empty when it is ready."""
+
+    settings: FrontendSettings
+    admission: Admission
+    catalog: Catalog
+    jobs: Jobs
+    readiness: Callable[[], list[str]]
+    version: str

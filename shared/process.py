@@ -1,0 +1,39 @@
+"""Beginning and end of a process: exit status, one clear sentence for what an operator can mend, signals."""
+
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from shared.redis.failures import RedisError
+
+
+def run(main: Callable[[], Awaitable[None]]) -> int:
+    """Run to the end; the exit status. An unreachable Redis or a port that is taken is a sentence, not a traceback."""
+    try:
+        trio.run(main)
+    except* (RedisError, OSError) as group:
+        reasons = list(_leaves(group))
+    else:
+        return 0
+    for reason in reasons:
+        print(f"{'Redis' if isinstance(reason, RedisError) else 'Cannot start'}: {reason}", file=sys.stderr)
+    return 1
+
+
+async def stop_on_signal(stop: trio.Event, scope: trio.CancelScope) -> None:
+    """The first SIGTERM or SIGINT asks to drain, the second ends the process at once."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            if stop.is_set():
+                scope.cancel()
+                return
+            stop.set()
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

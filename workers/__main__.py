@@ -1,0 +1,86 @@
+"""`python -m workers NAME`: one worker process for one provider."""
+
+import argparse
+import logging
+import sys
+
+import trio
+
+from shared.process import run, stop_on_signal
+from shared.redis import keys
+from shared.redis.address import Address
+from shared.redis.blocking import BlockingLink
+from shared.redis.link import Link
+from shared.redis.subscription import Subscription
+from shared.sealing import Seal
+from shared.settings import EXIT_SETTINGS, SettingsError, WorkerSettings, load_worker
+from shared.telemetry import set_up_logs
+from shared.version import VERSION
+from workers.attempt import Limits
+from workers.registry import build
+from workers.transports.http import HttpTransport
+from workers.worker import Roads, Worker, new_id
+
+_log = logging.getLogger("workers")
+
+IDLE_CONNECTIONS = 100
+IDLE_SECONDS = 60.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m workers",
+        description="Run one worker: it claims a provider's jobs from Redis and calls the upstream.",
+        epilog="Example: OPENAI_API_KEY=sk-… python -m workers openai",
+    )
+    parser.add_argument(
+        "provider", help="openai, deepseek, cerebras, kimi, dashscope, huggingface, echo, or one of your own"
+    )
+    name = parser.parse_args().provider
+    try:
+        settings = load_worker(name)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return EXIT_SETTINGS
+    set_up_logs(settings.log_level, settings.log_format)
+    return run(lambda: _run(settings))
+
+
+async def _run(settings: WorkerSettings) -> None:
+    provider = build(settings)
+    address = Address.parse(settings.redis_url.reveal())
+    worker_id = new_id()
+    seal = Seal([key.reveal() for key in settings.secret_keys])
+    name = f"sluice-worker-{provider.name}"
+    deadlines = settings.provider.deadlines
+    limits = Limits(
+        first_token=settings.first_token_seconds or deadlines.first_token_seconds,
+        silence=settings.silence_seconds or deadlines.silence_seconds,
+        total=settings.total_seconds or deadlines.total_seconds,
+    )
+    transport = HttpTransport(
+        connect_seconds=deadlines.connect_seconds,
+        idle_connections=IDLE_CONNECTIONS,
+        idle_seconds=IDLE_SECONDS,
+        proxy=settings.upstream_proxy.reveal() if settings.upstream_proxy else None,
+    )
+    link = Link(address, name=name)
+    with BlockingLink(address, name=f"{name}-claims") as blocking:
+        subscription = Subscription(address, [keys.worker_channel(worker_id)], name=f"{name}-orders")
+        worker = Worker(
+            worker_id, provider, Roads(link, blocking, subscription), seal, transport, limits,
+            concurrency=settings.concurrency, version=VERSION,
+        )  # fmt: skip
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop_on_signal, stop, nursery.cancel_scope)
+            await nursery.start(link.run)
+            await nursery.start(subscription.run, worker.deliver)
+            _log.info("worker %s of %s is ready", worker_id, provider.name)
+            await worker.run(stop, settings.drain_seconds)
+            await transport.aclose()
+            nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,314 @@
+"""One job, one upstream call: drives the provider's plan, renders its events, puts frames into the outbox.
+
+    STARTED -> (owner heard it) -> plan -> upstream accepts: ACCEPTED -> CHUNK … -> DONE
+                                                   \\______ any failure ______/-> FAILED
+
+An attempt ends by itself, by its owner (cancel: nothing more is sent, the upstream is closed), by a deadline (FAILED
+`timeout`), or by the worker's drain (FAILED `shutting_down`). Deadlines are watched from outside, by one task for all
+attempts (`expire`), because a timer around each read costs more than the read.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import trio
+from shared.sansio.completion import AnswerAssembler, ChunkRenderer
+
+from shared.errors import Failure, GatewayError, fail
+from shared.sansio.lines import LineSplitter
+from shared.sansio.sse import Splitter
+from shared.schema.events import Complete, Delta, Event, Failed
+from shared.schema.job import FrameKind, Job, Outcome
+from workers.credentials import Credentials
+from workers.exchange import HttpReply, HttpRequest, TransportError
+from workers.outbox import Outbox, Retained
+from workers.provider import Call, Credential, HttpStream, Plan, Provider, ScriptedStream
+from workers.transports.http import HttpExchange, HttpTransport
+
+_log = logging.getLogger(__name__)
+_encode = msgspec.msgpack.Encoder().encode
+_body = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+ERROR_BODY_BYTES: Final = 256 * 1024
+FETCH_BYTES: Final = 4 * 1024 * 1024
+TAIL_SECONDS: Final = 0.1
+"""How long a finished exchange may take to end its body, so that the connection can serve again."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds: to the first delta, between two deltas, in total."""
+
+    first_token: float
+    silence: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Means:
+    """What all attempts of one worker process share."""
+
+    provider: Provider
+    credentials: Credentials
+    transport: HttpTransport
+    outbox: Outbox
+    limits: Limits
+
+
+class Attempt:
+    """One attempt at one job. `run` never raises except when the whole worker is cancelled."""
+
+    def __init__(self, job: Job, means: Means) -> None:
+        self.job = job
+        self._means = means
+        self._scope = trio.CancelScope()
+        self._retained: Retained | None = None
+        self._verdict: Failure | None = None
+        self._unwanted = False
+        self._accepted = False
+        self._began = trio.current_time()
+        self._first_delta_at: float | None = None
+        self._last_sign = self._began
+
+    async def run(self) -> None:
+        outbox = self._means.outbox
+        try:
+            self._retained = outbox.open(self.job, self.cancel)
+        except KeyError:
+            return  # the same attempt was delivered twice, and it runs here already
+        with self._scope:
+            if not await outbox.start(self._retained):
+                self._unwanted = True
+            else:
+                await self._answer(self._retained)
+        if self._unwanted:
+            outbox.drop(self._retained)
+        elif self._scope.cancelled_caught:
+            self._fail(self._verdict or Failure("internal", "The request was stopped."))
+
+    def cancel(self) -> None:
+        """The owner wants no more of it: close the upstream, send nothing. Synchronous; any number of times."""
+        self._unwanted = True
+        self._scope.cancel()
+
+    def stop(self, failure: Failure) -> None:
+        """End the attempt with this failure."""
+        if self._verdict is None:
+            self._verdict = failure
+            self._scope.cancel()
+
+    def expire(self, now: float) -> None:
+        """Stop the attempt if one of its deadlines has passed. `now`: `trio.current_time()`."""
+        limits = self._means.limits
+        total = min(limits.total, self.job.budget_seconds)
+        if now - self._began > total:
+            self.stop(Failure("deadline", f"The answer took longer than {total:g} s."))
+        elif self._first_delta_at is None:
+            if now - self._began > limits.first_token:
+                self.stop(Failure("timeout", f"The upstream sent no token within {limits.first_token:g} s."))
+        elif now - self._last_sign > limits.silence:
+            self.stop(Failure("timeout", f"The upstream was silent for more than {limits.silence:g} s."))
+
+    async def _answer(self, retained: Retained) -> None:
+        try:
+            await self._with_some_credential(retained)
+        except GatewayError as error:
+            self._fail(error.failure)
+        except Exception:  # noqa: BLE001 - the boundary of an attempt: one defect ends one job
+            _log.exception("attempt failed", extra={"request_id": self.job.request_id})
+            self._fail(Failure("internal", "The worker failed to process this request."))
+
+    async def _with_some_credential(self, retained: Retained) -> None:
+        """Try one credential after the other, as long as the upstream blames the credential and nothing was accepted."""
+        credentials = self._means.credentials
+        refused: list[Failure] = []
+        tried: set[str] = set()
+        while True:
+            lease = await credentials.lease(self.job, tried, refused)
+            failure: Failure | None = None
+            try:
+                await self._exchange(retained, lease.credential)
+                return
+            except GatewayError as error:
+                failure = error.failure
+                if self._accepted or failure.row.credential == "keep" or lease.credential is None:
+                    raise
+                refused.append(failure)
+                tried.add(lease.credential.id)
+            finally:
+                credentials.give_back(lease, failure)
+
+    async def _exchange(self, retained: Retained, credential: Credential | None) -> None:
+        call = Call(
+            endpoint=self.job.endpoint,
+            model=self.job.model,
+            streaming=self.job.stream,
+            body=_body.decode(self.job.body),
+            credential=credential,
+            now=time.time(),
+            nonce=secrets.token_hex(16),
+        )
+        exchange = await self._carry_out(self._means.provider.plan(call))
+        if isinstance(exchange, ScriptedStream):
+            await self._play(retained, exchange)
+            return
+        try:
+            stream = await self._means.transport.stream(exchange.request)
+            try:
+                await self._converse(retained, exchange, stream)
+            finally:
+                stream.close()
+        except TransportError as error:
+            raise GatewayError(error.failure()) from None
+
+    async def _carry_out(self, plan: Plan) -> HttpStream | ScriptedStream:
+        """Ask what the plan wants to know; the exchange that it returns in the end."""
+        try:
+            request = next(plan)
+            while True:
+                request = plan.send(await self._fetch(request))
+        except StopIteration as done:
+            exchange: HttpStream | ScriptedStream = done.value
+            return exchange
+
+    async def _fetch(self, request: HttpRequest) -> HttpReply:
+        try:
+            return await self._means.transport.fetch(
+                request, limit_bytes=FETCH_BYTES, timeout_seconds=self._means.limits.first_token
+            )
+        except TransportError as error:
+            raise GatewayError(error.failure()) from None
+
+    async def _converse(self, retained: Retained, exchange: HttpStream, stream: HttpExchange) -> None:
+        if stream.status != 200:
+            reply = await stream.read(ERROR_BODY_BYTES)
+            raise GatewayError(self._means.provider.refusal(reply))
+        self._accept(retained)
+        answer = _Answer(self.job, exchange)
+        while not answer.over:
+            piece = await stream.receive()
+            self._publish(retained, answer, answer.feed(piece) if piece else answer.end())
+            if retained.full and not answer.over:
+                await retained.room()
+        self._done(retained, answer)
+        with trio.move_on_after(TAIL_SECONDS):
+            while await stream.receive():
+                return  # it goes on talking after its end: close instead of listening
+
+    async def _play(self, retained: Retained, script: ScriptedStream) -> None:
+        self._accept(retained)
+        answer = _Answer(self.job, script)
+        for step in script.steps:
+            if step.delay_seconds:
+                await trio.sleep(step.delay_seconds)
+            self._publish(retained, answer, answer.decode([step.frame]))
+            if answer.over:
+                break
+            if retained.full:
+                await retained.room()
+        if not answer.over:
+            self._publish(retained, answer, answer.end())
+        self._done(retained, answer)
+
+    def _accept(self, retained: Retained) -> None:
+        self._accepted = True
+        self._means.outbox.put(retained, FrameKind.ACCEPTED, b"")
+
+    def _publish(self, retained: Retained, answer: "_Answer", chunks: list[bytes]) -> None:
+        if answer.progressed:
+            answer.progressed = False
+            self._last_sign = trio.current_time()
+            if self._first_delta_at is None:
+                self._first_delta_at = self._last_sign
+        if chunks:
+            self._means.outbox.put_chunks(retained, chunks)
+
+    def _done(self, retained: Retained, answer: "_Answer") -> None:
+        usage = answer.rendering.usage
+        self._means.outbox.put(
+            retained,
+            FrameKind.DONE,
+            _encode(
+                Outcome(
+                    prompt_tokens=usage.prompt_tokens if usage else 0,
+                    completion_tokens=usage.completion_tokens if usage else 0,
+                    estimated=usage.estimated if usage else False,
+                    first_token_seconds=None if self._first_delta_at is None else self._first_delta_at - self._began,
+                )
+            ),
+        )
+
+    def _fail(self, failure: Failure) -> None:
+        assert self._retained is not None
+        self._means.outbox.put(self._retained, FrameKind.FAILED, _encode(failure))
+
+
+class _Answer:
+    """From the upstream's bytes to the caller's JSON: framing, decoder and rendering of one exchange.
+
+    A streaming caller gets chunks as they come; another gets one body, at the end. `progressed` is raised by a delta.
+    """
+
+    def __init__(self, job: Job, exchange: HttpStream | ScriptedStream) -> None:
+        self.over = False
+        self.progressed = False
+        self._decoder = exchange.decoder
+        self._splitter = _splitter(exchange)
+        self._streaming = job.stream
+        names = {"fallback_id": f"chatcmpl-{job.id.hex()}", "created": int(time.time()), "model": job.asked_model}
+        self.rendering: ChunkRenderer | AnswerAssembler
+        if job.stream:
+            self.rendering = ChunkRenderer(include_usage=job.include_usage, **names)
+        else:
+            self.rendering = AnswerAssembler(**names)
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        return self.decode(self._splitter.feed(piece))
+
+    def end(self) -> list[bytes]:
+        """The upstream closed without saying that it was done: complete or an error, never in between."""
+        chunks = self.decode(self._splitter.end())
+        if not self.over:
+            chunks += self._take(self._decoder.end())
+        if not self.over:
+            chunks += self._complete()
+        return chunks
+
+    def decode(self, frames: Iterable[Any]) -> list[bytes]:
+        chunks: list[bytes] = []
+        for frame in frames:
+            chunks += self._take(self._decoder.feed(frame))
+            if self.over:
+                break
+        return chunks
+
+    def _take(self, events: Iterable[Event]) -> list[bytes]:
+        chunks: list[bytes] = []
+        for event in events:
+            kind = type(event)
+            if kind is Complete:
+                return chunks + self._complete()
+            if kind is Failed:
+                raise GatewayError(event.failure)  # type: ignore[union-attr]
+            if kind is Delta:
+                self.progressed = True
+            chunks += self.rendering.feed(event)
+        return chunks
+
+    def _complete(self) -> list[bytes]:
+        self.over = True
+        return self.rendering.end()
+
+
+def _splitter(exchange: HttpStream | ScriptedStream) -> Splitter | LineSplitter:
+    framing = exchange.framing if isinstance(exchange, HttpStream) else "sse"
+    if framing == "lines":
+        return LineSplitter()
+    if framing == "json":
+        raise fail("internal", "This endpoint is not streamed.")
+    return Splitter(tolerant=framing == "sse-tolerant")

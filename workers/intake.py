@@ -1,0 +1,158 @@
+"""Claims jobs while there is room; stops claiming when draining.
+
+1. Ask for as many entries as there is room for, so that waiting work stays in Redis and goes to whoever is free.
+2. Acknowledge and delete what was read at once: from then on the owner, not the queue, notices when this worker dies.
+3. Now and then take over entries that were read but never acknowledged: their reader died in between.
+4. Draining lets a read that is under way finish, since an entry that is read by a cancelled reader is pending for nobody.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import trio
+
+from shared.redis import keys
+from shared.redis.blocking import BlockingLink
+from shared.redis.failures import LinkDown, RedisError, Refused
+from shared.redis.link import Link
+from shared.schema.job import PROTOCOL, Job
+from shared.sealing import Seal, SealBroken
+
+_log = logging.getLogger(__name__)
+_job = msgspec.msgpack.Decoder(Job)
+
+BLOCK_SECONDS: Final = 1.0
+TAKE_OVER_IDLE_SECONDS: Final = 1.0
+TAKE_OVER_EVERY_SECONDS: Final = 1.0
+BATCH: Final = 64
+
+
+class Intake:
+    """Reads one provider's queue. `accept` is called synchronously for each job that is claimed."""
+
+    def __init__(
+        self,
+        provider: str,
+        link: Link,
+        blocking: BlockingLink,
+        seal: Seal,
+        concurrency: int,
+        accept: Callable[[Job], None],
+    ) -> None:
+        self._stream = keys.jobs(provider)
+        self._link = link
+        self._blocking = blocking
+        self._seal = seal
+        self._accept = accept
+        self._room = trio.Event()
+        self._running = 0
+        self._concurrency = concurrency
+        self.draining = False
+        self.refused_entries = 0
+
+    @property
+    def room(self) -> int:
+        return 0 if self.draining else max(0, self._concurrency - self._running)
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    def one_more_done(self) -> None:
+        self._running -= 1
+        self._room.set()
+
+    def drain(self) -> None:
+        self.draining = True
+        self._room.set()
+
+    async def run(self) -> None:
+        """Claim until draining. Redis may be away for a while: waits for it and goes on."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._take_over)
+            while not self.draining:
+                if self.room <= 0:
+                    self._room = trio.Event()
+                    await self._room.wait()
+                    continue
+                await self._claim()
+            nursery.cancel_scope.cancel()
+
+    async def _claim(self) -> None:
+        block = str(int(BLOCK_SECONDS * 1000))
+        count = str(min(self.room, BATCH))
+        try:
+            reply = await self._blocking.call(
+                b"XREADGROUP", b"GROUP", keys.GROUP, keys.CONSUMER, b"COUNT", count, b"BLOCK", block,
+                b"STREAMS", self._stream, b">", block_seconds=BLOCK_SECONDS,
+            )  # fmt: skip
+        except Refused as refusal:
+            await self._repair(refusal)
+            return
+        except LinkDown:
+            await self._link.wait_up()
+            return
+        for _stream, entries in reply or ():
+            self._take(entries)
+
+    async def _repair(self, refusal: Refused) -> None:
+        """NOGROUP: the stream is new, or Redis came back empty. Anything else waits a little."""
+        if refusal.code == "NOGROUP":
+            try:
+                await self._link.call(b"XGROUP", b"CREATE", self._stream, keys.GROUP, b"0", b"MKSTREAM")
+            except Refused as race:
+                if race.code != "BUSYGROUP":
+                    raise
+            except LinkDown:
+                await self._link.wait_up()
+            return
+        _log.error("cannot claim jobs: %s", refusal)
+        await trio.sleep(BLOCK_SECONDS)
+
+    async def _take_over(self) -> None:
+        idle = str(int(TAKE_OVER_IDLE_SECONDS * 1000))
+        while True:
+            await trio.sleep(TAKE_OVER_EVERY_SECONDS)
+            if self.room <= 0:
+                continue
+            try:
+                reply = await self._link.call(
+                    b"XAUTOCLAIM",
+                    self._stream,
+                    keys.GROUP,
+                    keys.CONSUMER,
+                    idle,
+                    b"0",
+                    b"COUNT",
+                    str(min(self.room, BATCH)),
+                )
+            except RedisError:
+                continue  # the claiming loop repairs what needs repair
+            if reply[1]:
+                _log.info("took over %d entries whose reader died", len(reply[1]))
+                self._take(reply[1])
+
+    def _take(self, entries: list[tuple[bytes, list[bytes] | None]]) -> None:
+        ids = [entry_id for entry_id, _ in entries]
+        self._link.post(b"XACK", self._stream, keys.GROUP, *ids)
+        self._link.post(b"XDEL", self._stream, *ids)
+        for entry_id, fields in entries:
+            if fields is None:
+                continue  # deleted by its owner between being read and being taken over
+            job = self._open(entry_id, fields)
+            if job is not None:
+                self._running += 1
+                self._accept(job)
+
+    def _open(self, entry_id: bytes, fields: list[bytes]) -> Job | None:
+        try:
+            job = _job.decode(self._seal.open(fields[1], self._stream))
+            if job.protocol != PROTOCOL:
+                raise ValueError(f"protocol {job.protocol}, this worker speaks {PROTOCOL}")
+        except (SealBroken, msgspec.DecodeError, ValueError, IndexError) as problem:
+            self.refused_entries += 1
+            _log.error("refused queue entry %s: %s", entry_id.decode("ascii", "replace"), problem)
+            return None
+        return job

@@ -1,0 +1,259 @@
+"""Frames on their way to each frontend: batched, retained until consumed, sent again on demand.
+
+1. `put` retains the frame with its attempt and hands it to the frontend's road.
+2. A road sends at once when nothing of its own is under way; what arrives meanwhile gathers into the next parcel. No timer:
+   batches grow exactly as far as Redis is the slower side.
+3. A lost parcel is not repeated here. The owner sees the hole, or reads in the report that goes out every second that more
+   was sent than it has, and orders a resend from the attempt's retention.
+4. `PUBLISH` answers how many receivers there were. A frontend without any for a few seconds, on a healthy link, is gone,
+   and with it the reason for its attempts.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+import msgspec
+import trio
+
+from shared.redis import keys
+from shared.redis.link import Link
+from shared.sansio.sequence import Sender
+from shared.schema.job import Frame, FrameKind, Job, Parcel, Running
+from shared.sealing import Seal
+
+_log = logging.getLogger(__name__)
+_encode = msgspec.msgpack.Encoder().encode
+
+WINDOW_BYTES: Final = 1024 * 1024
+"""What one attempt may have on the way to a caller who does not read before it stops reading the upstream."""
+PARCEL_BYTES: Final = 512 * 1024
+FRAME_OVERHEAD_BYTES: Final = 64
+PATIENCE_SECONDS: Final = 3.0
+"""How long a frontend may have no ear on its channel: it may be reconnecting."""
+FORGET_SECONDS: Final = 30.0
+"""How long a finished attempt is kept for an owner that does not say that it has everything."""
+
+
+class Retained:
+    """What the worker holds of one attempt for its owner. `gone` is called once, when nobody wants the attempt any more."""
+
+    __slots__ = ("_room", "dropped", "ended_at", "gone", "job", "road", "sender")
+
+    def __init__(self, job: Job, road: "Road", gone: Callable[[], None]) -> None:
+        self.job = job
+        self.road = road
+        self.gone = gone
+        self.dropped = False
+        self.sender: Sender[Frame] = Sender()
+        self.ended_at: float | None = None
+        self._room: trio.Event | None = None
+
+    @property
+    def full(self) -> bool:
+        return self.sender.retained_bytes > WINDOW_BYTES
+
+    async def room(self) -> None:
+        """Wait until the owner has consumed enough."""
+        while self.full:
+            if self._room is None:
+                self._room = trio.Event()
+            await self._room.wait()
+
+    def consumed(self, below: int) -> None:
+        self.sender.consumed(below)
+        if self._room is not None and not self.full:
+            self._room.set()
+            self._room = None
+
+    def frame(self, kind: int, payload: bytes) -> Frame:
+        """Number a frame and retain it."""
+        frame = (self.job.id, self.job.attempt, self.sender.next, kind, payload)
+        self.sender.keep(frame, len(payload) + FRAME_OVERHEAD_BYTES)
+        return frame
+
+    def running(self) -> Running:
+        return (self.job.id, self.job.attempt, self.sender.next)
+
+
+class Road:
+    """The way to one frontend's channel."""
+
+    def __init__(self, link: Link, seal: Seal, worker_id: str, frontend_id: str) -> None:
+        self.attempts: dict[tuple[bytes, int], Retained] = {}
+        self.deaf_since: float | None = None
+        self._link = link
+        self._seal = seal
+        self._worker_id = worker_id
+        self._channel = keys.frontend_channel(frontend_id)
+        self._waiting: list[Frame] = []
+        self._waiting_bytes = 0
+        self._under_way = False
+        self._unconfirmed: list[trio.Event] = []
+
+    def put(self, frames: list[Frame], confirmed: trio.Event | None = None) -> None:
+        """`confirmed` is set when a parcel with these frames, or a later one, has reached somebody."""
+        self._waiting += frames
+        self._waiting_bytes += sum(len(frame[4]) for frame in frames)
+        if confirmed is not None:
+            self._unconfirmed.append(confirmed)
+        if not self._under_way:
+            self._send(None)
+
+    def report(self) -> None:
+        """Tell the owner what runs here and how far it is; a parcel of its own, so it also finds out who listens."""
+        self._send([retained.running() for retained in self.attempts.values()])
+
+    def _send(self, running: list[Running] | None) -> None:
+        frames = self._next_frames()
+        self._under_way = True
+        parcel = self._seal.seal(_encode(Parcel(self._worker_id, frames, running)), self._channel)
+        self._link.post(b"PUBLISH", self._channel, parcel, on_reply=partial(self._sent, self._take_unconfirmed()))
+
+    def _take_unconfirmed(self) -> Sequence[trio.Event]:
+        if not self._unconfirmed or self._waiting:
+            return ()
+        unconfirmed, self._unconfirmed = self._unconfirmed, []
+        return unconfirmed
+
+    def _next_frames(self) -> list[Frame]:
+        frames = self._waiting
+        if self._waiting_bytes <= PARCEL_BYTES:
+            self._waiting = []
+            self._waiting_bytes = 0
+            return frames
+        size = count = 0
+        for frame in frames:
+            size += len(frame[4])
+            count += 1
+            if size > PARCEL_BYTES:
+                break
+        self._waiting = frames[count:]
+        self._waiting_bytes -= size
+        return frames[:count]
+
+    def _sent(self, unconfirmed: Sequence[trio.Event], reply: object) -> None:
+        self._under_way = False
+        if isinstance(reply, int) and reply:
+            for event in unconfirmed:
+                event.set()
+        else:
+            self._unconfirmed.extend(unconfirmed)
+        if not isinstance(reply, int):
+            # The link is down or Redis refused: the frames stay retained, and silence proves nothing about the frontend.
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            self.deaf_since = None
+            return
+        if reply:
+            self.deaf_since = None
+        elif self.deaf_since is None:
+            self.deaf_since = trio.current_time()
+        if self._waiting:
+            self._send(None)
+
+
+class Outbox:
+    """All roads of one worker process."""
+
+    def __init__(self, link: Link, seal: Seal, worker_id: str) -> None:
+        self._link = link
+        self._seal = seal
+        self._worker_id = worker_id
+        self._roads: dict[str, Road] = {}
+        self._attempts: dict[tuple[bytes, int], Retained] = {}
+        self._emptied = trio.Event()
+        self.resends = 0
+
+    def open(self, job: Job, gone: Callable[[], None]) -> Retained:
+        """Begin to retain an attempt. A second delivery of the same attempt to this worker is a `KeyError`."""
+        key = (job.id, job.attempt)
+        if key in self._attempts:
+            raise KeyError(key)
+        road = self._road(job.owner)
+        retained = self._attempts[key] = road.attempts[key] = Retained(job, road, gone)
+        return retained
+
+    async def start(self, retained: Retained) -> bool:
+        """Put STARTED; whether the owner has heard it. Waits `PATIENCE_SECONDS` for an owner that may be reconnecting."""
+        confirmed = trio.Event()
+        self.put(retained, FrameKind.STARTED, b"", confirmed)
+        with trio.move_on_after(PATIENCE_SECONDS):
+            await confirmed.wait()
+        return confirmed.is_set()
+
+    def put(self, retained: Retained, kind: int, payload: bytes, confirmed: trio.Event | None = None) -> None:
+        """Number the frame, retain it and send it on its way. DONE and FAILED end the attempt."""
+        if retained.dropped:
+            return
+        if kind >= FrameKind.DONE:
+            retained.ended_at = trio.current_time()
+        retained.road.put([retained.frame(kind, payload)], confirmed)
+
+    def put_chunks(self, retained: Retained, chunks: list[bytes]) -> None:
+        """CHUNK frames that were born in one wake-up and travel together."""
+        if not retained.dropped:
+            retained.road.put([retained.frame(FrameKind.CHUNK, payload) for payload in chunks])
+
+    def find(self, job_id: bytes, attempt: int) -> Retained | None:
+        return self._attempts.get((job_id, attempt))
+
+    def resend(self, retained: Retained, seq: int) -> None:
+        frames = retained.sender.since(seq)
+        self.resends += len(frames)
+        if frames:
+            retained.road.put(frames)
+
+    def drop(self, retained: Retained) -> None:
+        """Forget the attempt: its owner has everything, or wants nothing."""
+        retained.dropped = True
+        key = (retained.job.id, retained.job.attempt)
+        self._attempts.pop(key, None)
+        retained.road.attempts.pop(key, None)
+        if not retained.road.attempts:
+            self._roads.pop(retained.job.owner, None)
+        if not self._attempts:
+            self._emptied.set()
+
+    async def emptied(self) -> None:
+        """Wait until every owner has everything."""
+        while self._attempts:
+            self._emptied = trio.Event()
+            await self._emptied.wait()
+
+    async def run(self) -> None:
+        """Report every second; give up attempts whose frontend is gone and forget those that nobody asks about."""
+        while True:
+            await trio.sleep(keys.REFRESH_SECONDS)
+            now = trio.current_time()
+            for frontend_id, road in list(self._roads.items()):
+                if road.deaf_since is not None and now - road.deaf_since >= PATIENCE_SECONDS:
+                    _log.warning("frontend %s is gone, cancelling %d attempts", frontend_id, len(road.attempts))
+                    self._abandon(road)
+                    continue
+                for retained in list(road.attempts.values()):
+                    if retained.ended_at is not None and now - retained.ended_at > FORGET_SECONDS:
+                        self.drop(retained)
+                if road.attempts:
+                    road.report()
+
+    def abandon_all(self) -> None:
+        """Redis has been away for too long: no owner waits for these attempts any more."""
+        for road in list(self._roads.values()):
+            self._abandon(road)
+
+    def _abandon(self, road: Road) -> None:
+        for retained in list(road.attempts.values()):
+            self.drop(retained)
+            retained.gone()
+
+    def _road(self, frontend_id: str) -> Road:
+        road = self._roads.get(frontend_id)
+        if road is None:
+            road = self._roads[frontend_id] = Road(self._link, self._seal, self._worker_id, frontend_id)
+        return road
+
+    def statistics(self) -> dict[str, int]:
+        retained = sum(item.sender.retained_bytes for item in self._attempts.values())
+        return {"attempts": len(self._attempts), "retained_bytes": retained, "resends": self.resends}

@@ -1,0 +1,160 @@
+"""One worker process put together: it claims, attempts, publishes, obeys orders, advertises and drains.
+
+1. Orders from owners arrive on the worker's channel and are carried out synchronously, the moment they are read.
+2. One watch looks at all attempts four times a second: deadlines, and a Redis that has been away for too long.
+3. Draining: no more claims; what runs may finish within `drain_seconds`; the rest fails in a way that its owner may retry.
+"""
+
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import trio
+
+from shared.errors import Failure
+from shared.redis.blocking import BlockingLink
+from shared.redis.link import Link
+from shared.redis.presence import advertise
+from shared.redis.subscription import Subscription
+from shared.schema.advertisement import WorkerAdvertisement
+from shared.schema.job import Job, OrderKind, Orders
+from shared.sealing import Seal, SealBroken
+from workers.attempt import Attempt, Limits, Means
+from workers.credentials import Credentials
+from workers.intake import Intake
+from workers.outbox import Outbox
+from workers.provider import Provider
+from workers.transports.http import HttpTransport
+
+_log = logging.getLogger(__name__)
+_orders = msgspec.msgpack.Decoder(Orders)
+
+WATCH_SECONDS: Final = 0.25
+REDIS_AWAY_SECONDS: Final = 10.0
+LAST_WORDS_SECONDS: Final = 2.0
+"""How long a leaving worker waits for its owners to say that they have every last frame."""
+
+
+@dataclass(frozen=True)
+class Roads:
+    """The worker's connections to Redis: commands, blocking reads, its channel."""
+
+    link: Link
+    blocking: BlockingLink
+    subscription: Subscription
+
+
+class Worker:
+    """A worker of one provider. `id` is a random incarnation: another start is another worker."""
+
+    def __init__(
+        self, worker_id: str, provider: Provider, roads: Roads, seal: Seal, transport: HttpTransport, limits: Limits,
+        *, concurrency: int, version: str,
+    ) -> None:  # fmt: skip
+        self.id = worker_id
+        self._provider = provider
+        self._roads = roads
+        self._seal = seal
+        self._version = version
+        self._started = time.time()
+        self._limits = limits
+        self._attempts: set[Attempt] = set()
+        self._nursery: trio.Nursery | None = None
+        self.outbox = Outbox(roads.link, seal, worker_id)
+        self.intake = Intake(provider.name, roads.link, roads.blocking, seal, concurrency, self._accept)
+        self._means = Means(provider, Credentials(provider), transport, self.outbox, limits)
+
+    async def run(self, stop: trio.Event, drain_seconds: float) -> None:
+        """Work until `stop` is set and what ran then has finished or `drain_seconds` have passed."""
+        async with trio.open_nursery() as upkeep:
+            upkeep.start_soon(advertise, self._roads.link, "worker", self.id, self._advertisement)
+            upkeep.start_soon(self.outbox.run)
+            upkeep.start_soon(self._watch)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self.intake.run)
+                await stop.wait()
+                self.intake.drain()
+                _log.info("draining: %d attempts run", len(self._attempts))
+                upkeep.start_soon(self._stop_stragglers, drain_seconds)
+            with trio.move_on_after(LAST_WORDS_SECONDS):
+                await self.outbox.emptied()
+            upkeep.cancel_scope.cancel()
+
+    async def _stop_stragglers(self, drain_seconds: float) -> None:
+        await trio.sleep(drain_seconds)
+        for attempt in list(self._attempts):
+            attempt.stop(Failure("shutting_down", "The worker is shutting down; try again."))
+
+    def deliver(self, channel: bytes, message: bytes) -> None:
+        """A message on the worker's channel. Foreign or damaged ones are counted and dropped."""
+        try:
+            orders = _orders.decode(self._seal.open(message, channel))
+        except (SealBroken, msgspec.DecodeError) as problem:
+            _log.error("refused a message on the worker's channel: %s", problem)
+            return
+        for kind, job_id, attempt, seq in orders.orders:
+            retained = self.outbox.find(job_id, attempt)
+            if retained is None:
+                continue
+            if kind == OrderKind.CONSUMED:
+                retained.consumed(seq)
+            elif kind == OrderKind.RESEND:
+                self.outbox.resend(retained, seq)
+            elif kind == OrderKind.FINISHED:
+                self.outbox.drop(retained)
+            elif kind == OrderKind.CANCEL:
+                self.outbox.drop(retained)
+                retained.gone()
+
+    def _accept(self, job: Job) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._attempt, job)
+
+    async def _attempt(self, job: Job) -> None:
+        attempt = Attempt(job, self._means)
+        self._attempts.add(attempt)
+        try:
+            await attempt.run()
+        finally:
+            self._attempts.discard(attempt)
+            self.intake.one_more_done()
+
+    async def _watch(self) -> None:
+        while True:
+            await trio.sleep(WATCH_SECONDS)
+            now = trio.current_time()
+            for attempt in list(self._attempts):
+                attempt.expire(now)
+            down_since = self._roads.link.down_since
+            if down_since is not None and now - down_since > REDIS_AWAY_SECONDS and self._attempts:
+                _log.error(
+                    "Redis has been away for %.0f s, giving up %d attempts", now - down_since, len(self._attempts)
+                )
+                self.outbox.abandon_all()
+
+    def _advertisement(self) -> WorkerAdvertisement:
+        provider = self._provider
+        return WorkerAdvertisement(
+            id=self.id,
+            provider=provider.name,
+            models=list(provider.models),
+            endpoints=list(provider.endpoints),
+            room=self.intake.room,
+            running=self.intake.running,
+            version=self._version,
+            started=self._started,
+            sealing_key=self._seal.fingerprint,
+            accepts_any_model=provider.accepts_any_model,
+            caller_credentials=provider.caller_credentials,
+            draining=self.intake.draining,
+            total_seconds=self._limits.total,
+        )
+
+
+def new_id() -> str:
+    """A worker incarnation's name: 64 random bits, so that nobody can speak for it by accident."""
+    return f"w-{secrets.token_hex(8)}"
