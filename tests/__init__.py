@@ -1,0 +1,1 @@
+"""Tests of Sluice; the folders mirror the source tree."""
