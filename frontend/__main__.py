@@ -92,7 +92,8 @@ async def _run(settings: FrontendSettings) -> None:
 
     pepper = hashlib.sha256(b"sluice fingerprints" + ring[0].encode()).digest()
     admission = Admission([key.reveal() for key in settings.api_keys], pepper, open_door=settings.auth == "off")
-    app = create_app(Services(settings, admission, catalog, jobs, readiness, VERSION))
+    server = _server(settings)
+    app = create_app(Services(settings, server, admission, catalog, jobs, readiness, VERSION))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stop_on_signal, stop, nursery.cancel_scope)
         await nursery.start(link.run)
@@ -100,7 +101,7 @@ async def _run(settings: FrontendSettings) -> None:
         nursery.start_soon(catalog.run)
         nursery.start_soon(watch.run)
         nursery.start_soon(advertise, link, "frontend", frontend_id, advertisement)
-        await serve(app, _server(settings), shutdown=stop)
+        await serve(app, server, shutdown=stop)
         nursery.cancel_scope.cancel()
 
 

@@ -5,12 +5,10 @@ whichever is first: a refusal gets its real status, and a long think does not de
 """
 
 import logging
-from types import TracebackType
 from typing import Final
 
 import msgspec
 import trio
-from quart.wrappers.response import ResponseBody
 
 from frontend.jobs import OpenJob
 from shared.errors import Failure, GatewayError, fail
@@ -47,7 +45,7 @@ async def whole(job: OpenJob) -> bytes:
     return chunks[0]
 
 
-class EventStream(ResponseBody):
+class EventStream:
     """The body of a streaming answer, written as far as it is there: one piece for everything that waits.
 
     It ends with `[DONE]` after a complete answer and with one error event after anything else. When even that cannot be
@@ -57,14 +55,6 @@ class EventStream(ResponseBody):
     def __init__(self, job: OpenJob) -> None:
         self._job = job
         self._over = False
-
-    async def __aenter__(self) -> "EventStream":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._job.leave()
 
     def __aiter__(self) -> "EventStream":
         return self

@@ -9,12 +9,11 @@ from werkzeug.exceptions import HTTPException
 
 from frontend.api import chat, health, models, reference
 from frontend.edge import App, Cors, Edge
+from frontend.server import prepare
 from frontend.services import Services
 from shared.errors import Failure, GatewayError
 
 _log = logging.getLogger(__name__)
-
-BODY_SECONDS = 30.0
 
 STATUS_KINDS = {
     400: "invalid_request",
@@ -29,10 +28,7 @@ STATUS_KINDS = {
 def create_app(services: Services) -> App:
     """The ASGI application of one frontend process."""
     app = QuartTrio("sluice")
-    app.config["RESPONSE_TIMEOUT"] = None  # our own deadlines rule; the default cuts streams after a minute
-    app.config["BODY_TIMEOUT"] = BODY_SECONDS
-    app.config["MAX_CONTENT_LENGTH"] = services.settings.body_limit_bytes
-    app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = 0.2
+    prepare(app, services.server, max_body_bytes=services.settings.body_limit_bytes)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     for module in (chat, models, health, reference):
         app.register_blueprint(module.blueprint(services))

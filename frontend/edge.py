@@ -1,7 +1,7 @@
-"""The outermost layer of the application: one `Visit` per request, with its id, its headers, its log line and its way out.
+"""The outermost layer of the application: one `Visit` per request, with its id, its headers and its log line.
 
 It is an ASGI middleware and not a Quart hook, because only here a `finally` is certain to run: a caller may leave between the
-handler's return and the first byte, and then the body's own clean-up never starts.
+handler's return and the first byte, and then nothing of the response ever starts.
 """
 
 import json
@@ -23,13 +23,16 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _access = logging.getLogger("sluice.access")
 
 VISIT: Final = "sluice.visit"
-EXPOSED: Final = b"x-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, x-sluice-provider, x-sluice-attempts"
+EXPOSED: Final = (
+    b"x-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, x-sluice-provider,"
+    b" x-sluice-attempts"
+)
 PREFLIGHT_SECONDS: Final = b"600"
 
 
 @dataclass
 class Visit:
-    """One request from its first byte to its last. `on_leave` runs exactly once, whatever happened."""
+    """One request from its first byte to its last. `facts`: what the endpoints add to the log line."""
 
     method: str
     path: str
@@ -39,11 +42,6 @@ class Visit:
     first_byte_at: float | None = None
     complete: bool = False
     facts: dict[str, object] = field(default_factory=dict)
-    on_leave: list[Callable[[], None]] = field(default_factory=list)
-
-    def leave(self) -> None:
-        for callback in self.on_leave:
-            callback()
 
     def log_line(self) -> dict[str, object]:
         now = trio.current_time()
@@ -125,5 +123,4 @@ class Edge:
             else:
                 await self._app(scope, receive, send_visit)
         finally:
-            visit.leave()
             _access.info(json.dumps(visit.log_line(), ensure_ascii=False))

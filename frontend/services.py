@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from frontend.admission import Admission
 from frontend.catalog import Catalog
 from frontend.jobs import Jobs
+from frontend.server import ServerSettings
 from shared.settings import FrontendSettings
 
 
@@ -14,6 +15,7 @@ class Services:
     """`readiness`: what keeps this process from serving, as short sentences; empty when it is ready."""
 
     settings: FrontendSettings
+    server: ServerSettings
     admission: Admission
     catalog: Catalog
     jobs: Jobs

@@ -110,7 +110,7 @@ class Watch:
         evidence = self._subscription.last_ping
         if evidence is not None:
             liveness.ping_answered(evidence.sent_at, evidence.answered_at)
-        running = {job.ownership.worker for job in jobs if job.ownership.state is State.RUNNING}
+        running = {job.ownership.worker or "" for job in jobs if job.ownership.state is State.RUNNING}
         for worker in liveness.peers():
             if worker not in running:
                 liveness.forget(worker)

@@ -1,16 +1,24 @@
 """Reading a request: the caller behind it, its JSON body, and the visit that it belongs to."""
 
+from collections.abc import Callable
+
 from quart import request
 
 from frontend.admission import Admission, Caller
 from frontend.edge import VISIT, Visit
+from frontend.server.on_leave import SCOPE_KEY as ON_LEAVE
 from shared.errors import fail
 
 
 def visit() -> Visit:
     """The visit of the current request."""
-    found: Visit = request.scope[VISIT]  # type: ignore[typeddict-item]
+    found: Visit = request.scope[VISIT]  # type: ignore[literal-required]
     return found
+
+
+def on_leave(function: Callable[[], object]) -> None:
+    """Have `function` called when the current request is over, however that comes about; last in, first out."""
+    request.scope[ON_LEAVE].append(function)  # type: ignore[literal-required]
 
 
 def identify(admission: Admission) -> Caller:
@@ -29,7 +37,8 @@ async def json_body() -> bytes:
         raise fail(
             "unsupported_media_type", f"Send JSON with `Content-Type: application/json`, not `{media_type[:100]}`."
         )
-    body = await request.get_data(cache=False, as_text=False)
+    body = await request.get_data(cache=False)
+    assert isinstance(body, bytes)
     if not body:
         raise fail("invalid_request", "The request has no body; send a JSON object.")
-    return bytes(body)
+    return body

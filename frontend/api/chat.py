@@ -6,10 +6,12 @@ from quart import Blueprint, Response
 
 from frontend.admission import Caller
 from frontend.answer import EventStream, head, whole
-from frontend.api.bodies import identify, json_body, visit
+from frontend.api.bodies import identify, json_body, on_leave, visit
 from frontend.catalog import Route
+from frontend.edge import Visit
 from frontend.jobs import OpenJob, Submission
 from frontend.requests import ChatRequest, parse
+from frontend.server import StreamBody
 from frontend.services import Services
 from shared.errors import GatewayError
 
@@ -56,12 +58,13 @@ async def answer(services: Services, job: OpenJob) -> Response:
     this_visit = visit()
     wanted = job.submission
     this_visit.facts |= {"model": wanted.asked_model, "provider": wanted.provider, "stream": wanted.stream}
-    this_visit.on_leave += [job.leave, lambda: _note(job)]
+    on_leave(lambda: _note(job, this_visit))
+    on_leave(job.leave)
     try:
         await services.jobs.open(job)
         if wanted.stream:
             await head(job)
-            return Response(EventStream(job), headers=_headers(job) | _STREAM_HEADERS)
+            return Response(StreamBody(EventStream(job)), headers=_headers(job) | _STREAM_HEADERS)
         return Response(await whole(job), headers=_headers(job), content_type="application/json")
     except GatewayError as error:
         error.starts = job.ownership.starts
@@ -79,9 +82,9 @@ _STREAM_HEADERS = {
 }
 
 
-def _note(job: OpenJob) -> None:
+def _note(job: OpenJob, this_visit: Visit) -> None:
     """What the access log says about the job."""
-    facts = visit().facts
+    facts = this_visit.facts
     facts["attempts"] = job.ownership.starts
     if job.first_chunk_at is not None:
         facts["first_token_ms"] = round((job.first_chunk_at - job.opened_at) * 1000, 1)
