@@ -6,11 +6,13 @@ Either all is well, or `SettingsError` lists every problem at once, before anyth
 setting is, `model.py` is the table of all of them, `load.py` reads and checks.
 """
 
-from shared.settings.load import UpSettings, configured_providers, load_frontend, load_up, load_worker
+from shared.settings.handover import child_environment
+from shared.settings.load import UpSettings, check, configured_providers, load_frontend, load_up, load_worker
 from shared.settings.model import FrontendSettings, ProviderSettings, SharedSettings, WorkerSettings
 from shared.settings.problems import EXIT_SETTINGS, Problem, SettingsError
 from shared.settings.providers import Deadlines
 from shared.settings.secret import Secret
+from shared.settings.source import process_environment
 
 __all__ = [
     "EXIT_SETTINGS",
@@ -23,8 +25,11 @@ __all__ = [
     "SharedSettings",
     "UpSettings",
     "WorkerSettings",
+    "check",
+    "child_environment",
     "configured_providers",
     "load_frontend",
     "load_up",
     "load_worker",
+    "process_environment",
 ]

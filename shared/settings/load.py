@@ -75,6 +75,13 @@ def load_worker(
     return settings
 
 
+def check(environ: Mapping[str, str] | None = None, dotenv: Path | None = DOTENV) -> list[Problem]:
+    """What would keep a gateway from starting on this machine; makes nothing."""
+    found = _Everything(environ, dotenv)
+    found.check_callers(generate=True)
+    return found.problems
+
+
 def load_up(environ: Mapping[str, str] | None = None, dotenv: Path | None = DOTENV) -> UpSettings:
     """The settings of a whole gateway on this machine; an API key is made if there is none. Leaves `os.environ` alone.
 

@@ -157,12 +157,26 @@ def process_environment() -> Mapping[str, str]:
     return dict(os.environ)
 
 
+def custom_provider_names(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variable -> provider, for all variables that belong to a provider of SLUICE_PROVIDER_<NAME>_…."""
+    matches = ((name, _CUSTOM_NAME.fullmatch(name)) for name in environ)
+    return {name: canonical(match[1]) for name, match in matches if match}
+
+
+def every_secret(environ: Mapping[str, str]) -> set[str]:
+    """The variables of `environ` that hold a secret."""
+    fixed = {row.name for row in every_row() if row.secret}
+    return {
+        name
+        for name in environ
+        if name in fixed or ((custom := _CUSTOM_NAME.fullmatch(name)) and custom[2] == "API_KEY")
+    }
+
+
 def forget_secrets() -> None:
     """Takes the secrets out of this process's environment, so that no child and no crash report inherits them.
 
     The kernel's copy in /proc/<pid>/environ stays as it was at the start; `*_FILE` variables avoid that one too.
     """
-    secret_names = {row.name for row in every_row() if row.secret}
-    for name in list(os.environ):
-        if name in secret_names or ((match := _CUSTOM_NAME.fullmatch(name)) and match[2] == "API_KEY"):
-            del os.environ[name]
+    for name in every_secret(os.environ):
+        del os.environ[name]

@@ -1,0 +1,242 @@
+"""`sluice`: the command line. `sluice --help` lists the commands, `sluice COMMAND --help` teaches each with examples."""
+
+import os
+import sys
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+# What a command needs is imported when it runs: `sluice --help` answers at once.
+
+app = typer.Typer(
+    name="sluice",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="An OpenAI-compatible gateway that scales by adding worker processes.\n\n"
+    "First run: `sluice up` in one terminal, `sluice chat` in another.",
+)
+
+Url = Annotated[
+    str | None, typer.Option(help="Gateway to talk to. Default: the one that this directory's settings make.")
+]
+Key = Annotated[str | None, typer.Option(help="API key for it. Default: the one of this directory.")]
+
+EXIT_TROUBLE = 1
+EXIT_INTERRUPTED = 130
+
+
+@app.command()
+def up(
+    frontends: Annotated[int, typer.Option(min=1, help="Frontend processes; they share the port.")] = 1,
+    workers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N", help="Workers of a provider; 0 for none, `echo=1` adds the built-in one."),
+    ] = None,
+) -> None:
+    """Start a whole gateway: Redis, frontends, and a worker for each configured provider.
+
+    A provider is configured when its key is set, in the environment or in `.env` (`sluice settings` lists all). With none, the
+    built-in `echo` provider answers. Without `REDIS_URL` a Redis of its own is started. Ctrl-C stops everything in order; a
+    process that crashes is started again.
+
+    Examples:
+
+        sluice up
+
+        OPENAI_API_KEY=sk-... sluice up
+
+        sluice up --frontends 2 --workers openai=3 --workers deepseek=2
+    """
+    from cli.up import Size
+    from cli.up import up as run
+
+    raise typer.Exit(run(Size(frontends, dict(_count(text) for text in workers or []))))
+
+
+def _count(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if not name or not number.isdecimal() or int(number) > 1000:
+        raise typer.BadParameter(f"expected NAME=N such as openai=3, got {text!r}", param_hint="--workers")
+    return name, int(number)
+
+
+@app.command()
+def frontend() -> None:
+    """Run one frontend process: the HTTP side, which callers talk to.
+
+    Wants `REDIS_URL` (or a `sluice up` in the same directory) and `SLUICE_API_KEY` (or the key that `sluice keys` made).
+
+    Example:
+
+        REDIS_URL=redis://127.0.0.1:6379/0 SLUICE_PORT=8089 sluice frontend
+    """
+    _become("frontend")
+
+
+@app.command()
+def worker(
+    name: Annotated[str, typer.Argument(help="Provider, such as openai, hf, or one of SLUICE_PROVIDER_<NAME>_…")],
+) -> None:
+    """Run one worker process of a provider. Frontends find it by themselves.
+
+    In the directory of a running `sluice up` it joins that gateway: one more worker, nothing to restart.
+
+    Example:
+
+        DEEPSEEK_API_KEY=sk-... sluice worker deepseek
+    """
+    _become("workers", name)
+
+
+@app.command()
+def chat(
+    message: Annotated[list[str] | None, typer.Argument(help="Say this, print the answer, leave.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model. Default: the default model, else the first.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="Instructions that stand before the conversation.")] = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Talk to a running gateway; answers appear as they come.
+
+    Ctrl-C stops an answer, Ctrl-D leaves. `/model NAME` changes the model, `/new` begins anew, `/help` tells the rest.
+
+    Examples:
+
+        sluice chat
+
+        sluice chat --model openai/gpt-4o-mini "Why is the sky blue?"
+
+        git diff | sluice chat "Write a commit message for this:"
+    """
+    from cli.chat import chat as run
+    from cli.gateway import find
+
+    raise typer.Exit(run(find(url, key), message=" ".join(message or []), model=model, system=system))
+
+
+@app.command()
+def doctor() -> None:
+    """Check settings, Redis, live processes, the gateway and every configured upstream, and say what to do.
+
+    Ends with status 0 if all is well, 1 if something needs attention.
+
+    Example:
+
+        sluice doctor && echo fine
+    """
+    from cli.doctor import examine
+
+    raise typer.Exit(examine())
+
+
+@app.command()
+def settings(
+    form: Annotated[
+        Literal["table", "dotenv"], typer.Option("--format", help="A table, or a `.env` to edit.")
+    ] = "table",
+) -> None:
+    """Show every setting: its value now, where that comes from, and what it means. Secrets show as ***.
+
+    Examples:
+
+        sluice settings
+
+        sluice settings --format dotenv > .env
+    """
+    from cli.listings import settings_table
+    from shared.settings.render import dotenv_example
+
+    if form == "dotenv":
+        print(dotenv_example(), end="")
+        return
+    raise typer.Exit(settings_table())
+
+
+@app.command()
+def models(url: Url = None, key: Key = None) -> None:
+    """List the models that a running gateway offers.
+
+    Example:
+
+        sluice models --url http://gateway.internal:8088 --key sk-...
+    """
+    from cli.gateway import find
+    from cli.listings import models_list
+
+    models_list(find(url, key))
+
+
+@app.command()
+def keys() -> None:
+    """Show the API key of the gateway in this directory; the first time, make one.
+
+    Only the key goes to standard output, so it can be used in a command.
+
+    Example:
+
+        curl -H "Authorization: Bearer $(sluice keys)" http://127.0.0.1:8088/v1/models
+    """
+    from shared.settings import load_up
+
+    found = load_up(_environment()).frontend
+    print(found.api_key_origin, file=sys.stderr)
+    for one in found.api_keys:
+        print(one.reveal())
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(context: typer.Context) -> None:
+    """Measure this gateway side by side with a plain pass-through proxy (in a checkout of the project).
+
+    Example:
+
+        sluice bench --help
+    """
+    from cli.plan import ROOT
+
+    if not (ROOT / "bench" / "__main__.py").is_file():
+        _give_up(
+            "The benchmark is part of a checkout, not of an installed package: clone the project, then `make bench`."
+        )
+    _become("bench", *context.args)
+
+
+def _environment() -> dict[str, str]:
+    from shared.settings import process_environment
+
+    return dict(process_environment())
+
+
+def _become(module: str, *arguments: str) -> None:
+    """Replace this process by `python -m module`, so that signals and the exit status are the other's own."""
+    from cli.children import raise_descriptor_limit
+    from cli.plan import python_command, python_environment
+
+    raise_descriptor_limit()
+    command = python_command(module, *arguments)
+    os.execve(command[0], command, python_environment(_environment()))
+
+
+def _give_up(sentence: str, status: int = EXIT_TROUBLE) -> NoReturn:
+    print(sentence, file=sys.stderr)
+    raise SystemExit(status)
+
+
+def main() -> None:
+    """Run a command; what a person can mend ends with a sentence on standard error, not with a traceback."""
+    from cli.troubles import TROUBLES, exit_status
+
+    try:
+        app()
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except TROUBLES as trouble:
+        _give_up(str(trouble), exit_status(trouble))
+
+
+if __name__ == "__main__":
+    main()

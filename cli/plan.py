@@ -1,0 +1,44 @@
+"""Which processes make a gateway, with which command and which environment each."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from cli.supervisor import ChildPlan
+from shared.settings import child_environment
+
+ROOT = Path(__file__).resolve().parent.parent
+"""Where the packages lie: a checkout, or site-packages."""
+
+
+def python_command(module: str, *arguments: str) -> tuple[str, ...]:
+    """`python -m module`, whose modules come from `ROOT` and never from whatever lies in the working directory."""
+    return (sys.executable, "-P", "-m", module, *arguments)
+
+
+def python_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for `python_command`: finds our modules first, and writes its lines at once."""
+    behind = environ.get("PYTHONPATH")
+    path = f"{ROOT}:{behind}" if behind else str(ROOT)
+    return {**environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def children(
+    frontends: int, workers: Mapping[str, int], environ: Mapping[str, str], overrides: Mapping[str, str]
+) -> tuple[list[ChildPlan], list[ChildPlan]]:
+    """The frontends, and the workers of each provider; every process gets only the secrets that it needs."""
+
+    def planned(name: str, count: int, command: tuple[str, ...], allowed: Mapping[str, str]) -> list[ChildPlan]:
+        names = [name] if count == 1 else [f"{name}.{number}" for number in range(1, count + 1)]
+        return [ChildPlan(one, command, python_environment({**allowed, **overrides})) for one in names]
+
+    return (
+        planned("frontend", frontends, python_command("frontend"), child_environment(environ, provider=None)),
+        [
+            plan
+            for provider, count in workers.items()
+            for plan in planned(
+                provider, count, python_command("workers", provider), child_environment(environ, provider=provider)
+            )
+        ],
+    )
