@@ -335,3 +335,6 @@ _INSTEAD = {
     "big_header": _big_header,
     "bad_status_line": _bad_status_line,
 }
+
+FAULTS_WITHOUT_BODY = frozenset(_INSTEAD)
+"""Faults that replace the whole answer; the others strike in the middle of one."""
