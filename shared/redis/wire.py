@@ -157,14 +157,14 @@ async def _greet(wire: Wire, address: Address, name: str) -> None:
         steps.append(("AUTH", *login))
     if address.db:
         steps.append(("SELECT", address.db))
-    steps.append(("CLIENT", "SETNAME", name))
     steps.append(("PING",))
+    steps.append(("CLIENT", "SETNAME", name))
     wire.write(b"".join(pack(step) for step in steps))
     await wire.drain()
     for step in steps:
         reply = await wire.reply()
-        # The name is a courtesy to whoever reads CLIENT LIST, and some servers do not allow it. PING is what counts:
-        # it is refused without a login, without rights, and while the server is still loading its data.
+        # PING is what counts: it is refused without a login, without rights, and while the server loads its data. The
+        # name is a courtesy to whoever reads CLIENT LIST, and some servers do not allow it.
         if isinstance(reply, Refused) and step[0] != "CLIENT":
             raise reply
 
