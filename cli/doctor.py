@@ -9,12 +9,11 @@
 Every check is a generator of findings and runs whatever the others found; only wrong settings end it early.
 """
 
-import contextlib
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import httpx2
 import msgspec
@@ -22,10 +21,10 @@ import redis
 from rich.console import Console
 from rich.text import Text
 
+from cli.advertisements import live_frontends, live_workers
 from cli.embedded import OLDEST_VERSION, NoServer, find_server
 from cli.gateway import GatewayTrouble, client, model_ids, of_settings
-from shared.redis import keys
-from shared.schema.advertisement import FrontendAdvertisement, WorkerAdvertisement
+from shared.schema.advertisement import WorkerAdvertisement
 from shared.sealing import Seal
 from shared.settings import (
     ProviderSettings,
@@ -42,8 +41,6 @@ REDIS_SECONDS = 2.0
 UPSTREAM_SECONDS = 10.0
 SLOW_REDIS_SECONDS = 0.005
 _PINGS = 21
-
-_Advertisement = TypeVar("_Advertisement", FrontendAdvertisement, WorkerAdvertisement)
 
 Level = Literal["good", "notice", "bad"]
 _MARKS: dict[Level, tuple[str, str]] = {"good": ("✓", "green"), "notice": ("!", "yellow"), "bad": ("✗", "red")}
@@ -155,8 +152,8 @@ def _server(server: Any) -> Iterator[Finding]:
 
 def _processes(server: Any, settings: UpSettings) -> Iterator[Finding]:
     fingerprint = Seal([key.reveal() for key in settings.frontend.secret_keys]).fingerprint
-    frontends = _advertisements(server, "frontend", FrontendAdvertisement)
-    workers = _advertisements(server, "worker", WorkerAdvertisement)
+    frontends = live_frontends(server)
+    workers = live_workers(server)
     if not frontends and not workers:
         yield Finding("bad", "processes", "no process of a gateway is alive", "run `sluice up`")
         return
@@ -188,17 +185,6 @@ def _workers(provider: str, alive: Sequence[WorkerAdvertisement]) -> Finding:
     if room <= 0:
         return Finding("notice", "workers", sentence, f"run another `sluice worker {provider}`")
     return Finding("good", "workers", sentence)
-
-
-def _advertisements(server: Any, kind: str, shape: type[_Advertisement]) -> list[_Advertisement]:
-    """What the live processes of a kind say of themselves; one that speaks another version's language is left out."""
-    prefix = kind.encode() + b":"
-    ids = sorted(member.removeprefix(prefix) for member in server.smembers(keys.ALIVE) if member.startswith(prefix))
-    found = []
-    for text in server.mget([keys.alive(kind, one.decode()) for one in ids]) if ids else ():
-        with contextlib.suppress(msgspec.DecodeError):
-            found.append(msgspec.json.decode(text or b"", type=shape))
-    return found
 
 
 # The gateway

@@ -1,0 +1,62 @@
+"""What the code offers stands in the documents, and the generated parts are as the code would write them now."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+
+from cli.__main__ import app
+from cli.docs import documents
+from shared.settings.source import every_row
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = typer.main.get_command(app).commands
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_generated_text_is_current(path):
+    assert path.read_text(encoding="utf-8") == documents()[path], "run `make docs`"
+
+
+def test_every_setting_is_in_the_readme():
+    assert not [row.name for row in every_row() if f"| `{row.name}`" not in README]
+
+
+def test_every_command_is_in_the_readme_and_teaches_with_an_example():
+    for name, command in COMMANDS.items():
+        assert f"| `sluice {name}" in README, name
+        assert "Example" in command.help, name
+        assert re.search(rf"\n +.*sluice {name}", command.help), f"{name}: the example shows the command itself"
+
+
+def test_every_make_target_has_a_line_and_is_no_file():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.M))
+    described = set(re.findall(r"^([a-z][a-z-]*):.*  ## ", makefile, re.M))
+    phony = set(re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split())
+    assert targets == described == phony
+    listed = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True, check=True).stdout
+    assert all(f"make {target} " in listed for target in targets)
+
+
+def test_links_in_documents_lead_somewhere():
+    for document in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), f"{document.name}: {target}"
+
+
+def test_ci_runs_the_command_that_the_readme_names():
+    assert "`make test` runs the tests" in README
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "exec make test"
+
+
+def test_lock_files_hold_hashes_and_no_addresses():
+    for name in ("requirements.lock", "requirements-dev.lock"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert "://" not in text
+        pinned = re.findall(r"^[a-z0-9_.-]+==.*\\\n    --hash=sha256:", text, re.M)
+        assert len(pinned) == len(re.findall(r"^[a-z]", text, re.M)), "each line is pinned and hashed"
+        assert re.search(r"^setuptools==\S+ \\$", text, re.M), "builds the project on every platform"
