@@ -10,7 +10,7 @@ is bytes in, events out. The attempt (`workers.attempt`) drives it:
 4. A reply with an unexpected status goes to `refusal(reply)`, which says the upstream's no in our words.
 """
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -67,7 +67,22 @@ class HttpStream(msgspec.Struct, frozen=True):
     whole: bool = False
 
 
-Plan = Generator[HttpRequest, HttpReply, HttpStream]
+class Step(msgspec.Struct, frozen=True):
+    """One event of a script: wait `delay_seconds`, then feed `frame` to the decoder."""
+
+    delay_seconds: float
+    frame: Any
+
+
+class ScriptedStream(msgspec.Struct, frozen=True):
+    """An exchange without a network: the attempt plays `steps` and feeds their frames to `decoder`."""
+
+    steps: Sequence[Step]
+    decoder: Decoder
+
+
+Plan = Generator[HttpRequest, HttpReply, HttpStream | ScriptedStream]
+"""Yields questions, returns the exchange. May raise `GatewayError` when an answer, or the call itself, allows no exchange."""
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -77,6 +92,19 @@ class Timeouts(msgspec.Struct, frozen=True):
     first_token: float = 60.0
     silence: float = 60.0
     total: float = 600.0
+
+
+class Upstream(msgspec.Struct, frozen=True):
+    """What the settings say about one upstream. `base_url` has no slash at its end; `models` may be empty: the provider's own.
+    `options`: further settings that concern this upstream only, by name. `user_agent`: how we introduce ourselves."""
+
+    name: str
+    base_url: str = ""
+    credentials: Sequence[Credential] = ()
+    models: Sequence[str] = ()
+    timeouts: Timeouts = Timeouts()
+    options: Mapping[str, str] = {}
+    user_agent: str = "sluice"
 
 
 class Provider(Protocol):
@@ -92,3 +120,8 @@ class Provider(Protocol):
 
     def plan(self, call: Call) -> Plan: ...
     def refusal(self, reply: HttpReply) -> Failure: ...
+
+
+Factory = Callable[[Upstream], Provider]
+"""Makes a provider. A module in `workers/providers/` (or an installed package, through the entry-point group
+`sluice.providers`) offers `PROVIDERS: dict[str, Factory]`, by the provider's name."""

@@ -1,0 +1,127 @@
+"""Every upstream that speaks OpenAI's chat dialect: one class, and a row for each vendor that says how it differs.
+
+Addresses, usual models and deadlines are settings; what stands here is the wire. A request goes through as the caller sent it,
+known and unknown fields alike, numbers to the last digit; only `model`, `stream` and `stream_options.include_usage` are
+ours, because every upstream is asked to stream and to count.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from shared.errors import Failure
+from shared.schema.advertisement import Model
+from workers.dialects import refusals
+from workers.dialects.openai import ChatDecoder
+from workers.dialects.quirks import (
+    Quirk,
+    known_message_fields_only,
+    reasoning_only_with_tools,
+    temperature_up_to_one,
+    text_parts_as_text,
+)
+from workers.dialects.refusal_rules import CEREBRAS, DASHSCOPE, DEEPSEEK, HUGGING_FACE, KIMI, OPENAI, Rules
+from workers.exchange import HttpReply, HttpRequest
+from workers.provider import Call, Credential, Factory, HttpStream, Plan, Timeouts, Upstream
+
+_encode = msgspec.json.Encoder().encode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
+_TRUE: Final = msgspec.Raw(b"true")
+
+
+class Row(msgspec.Struct, frozen=True):
+    """How one vendor differs.
+
+    `rules`: what its errors mean. `quirks`: what must be changed in a request. `aliases`: public model names that the vendor
+    spells differently. `headers`: header names by the option of the settings that fills them. `asks_usage`: whether
+    `stream_options` is understood.
+    """
+
+    rules: Rules = OPENAI
+    quirks: Sequence[Quirk] = ()
+    aliases: Mapping[str, str] = {}
+    headers: Mapping[str, str] = {}
+    asks_usage: bool = True
+    owner: str = ""
+
+
+ROWS: Final[dict[str, Row]] = {
+    "openai": Row(owner="openai"),
+    "deepseek": Row(DEEPSEEK, [reasoning_only_with_tools], owner="deepseek"),
+    "cerebras": Row(CEREBRAS, [known_message_fields_only], owner="cerebras"),
+    "kimi": Row(KIMI, [text_parts_as_text, temperature_up_to_one], owner="moonshot"),
+    "dashscope": Row(
+        DASHSCOPE,
+        aliases={
+            "qwen-3-235b-a22b-thinking-2507": "qwen3-235b-a22b-thinking-2507",
+            "qwen-3-32b": "qwen3-32b",
+            "qwen-3-14b": "qwen3-14b",
+            "qwen-2.5-coder-32b-instruct": "qwen2.5-coder-32b-instruct",
+        },
+        owner="alibaba",
+    ),
+    "huggingface": Row(HUGGING_FACE, headers={"bill_to": "x-hf-bill-to"}, owner="huggingface"),
+}
+
+
+class OpenAICompatible:
+    """One OpenAI-compatible upstream."""
+
+    endpoints: Sequence[str] = ("chat",)
+    accepts_any_model = True
+    caller_credentials = False
+
+    def __init__(self, upstream: Upstream, row: Row) -> None:
+        self.name = upstream.name
+        self.timeouts: Timeouts = upstream.timeouts
+        self.credentials: Sequence[Credential] = upstream.credentials
+        self.models: Sequence[Model] = [Model(name, owned_by=row.owner or upstream.name) for name in upstream.models]
+        self._url = upstream.base_url.rstrip("/") + "/chat/completions"
+        self._row = row
+        self._headers = (
+            ("content-type", "application/json"),
+            ("accept", "text/event-stream"),
+            ("accept-encoding", "identity"),
+            ("user-agent", upstream.user_agent),
+            *((name, upstream.options[option]) for option, name in row.headers.items() if option in upstream.options),
+        )
+
+    def plan(self, call: Call) -> Plan:
+        yield from ()
+        authorization = [("authorization", f"Bearer {call.credential.secret}")] if call.credential else []
+        request = HttpRequest(
+            method="POST", url=self._url, headers=(*authorization, *self._headers), body=self._body(call)
+        )
+        return HttpStream(request, ChatDecoder(self._row.rules))
+
+    def refusal(self, reply: HttpReply) -> Failure:
+        return refusals.refusal(reply, self._row.rules)
+
+    def _body(self, call: Call) -> bytes:
+        fields = dict(call.body)
+        fields["model"] = msgspec.Raw(_encode(self._row.aliases.get(call.model, call.model)))
+        fields["stream"] = _TRUE
+        if self._row.asks_usage:
+            fields["stream_options"] = _with_usage(fields.get("stream_options"))
+        else:
+            fields.pop("stream_options", None)
+        for quirk in self._row.quirks:
+            quirk(fields)
+        return _encode(fields)
+
+
+def row(upstream: Upstream) -> OpenAICompatible:
+    """A provider for an upstream that is known from the settings alone."""
+    return OpenAICompatible(upstream, ROWS.get(upstream.name, Row()))
+
+
+PROVIDERS: Final[dict[str, Factory]] = dict.fromkeys(ROWS, row)
+
+
+def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
+    try:
+        asked = (_decode_fields(options) if options is not None else None) or {}
+    except msgspec.MsgspecError:
+        asked = {}
+    return msgspec.Raw(_encode({**asked, "include_usage": True}))
