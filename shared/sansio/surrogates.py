@@ -1,15 +1,29 @@
-"""Mends JSON whose strings hold half a character: an escaped UTF-16 surrogate without its partner.
+"""JSON that strict parsers refuse because of its text: an upstream's is mended, a caller's is refused in clear words.
 
-Upstreams written in JavaScript may cut a text between the two halves of an emoji: one chunk ends with `"\\ud83d"`, the next
-begins with `"\\udc4b"`. Each half alone is no Unicode: strict parsers refuse it, UTF-8 cannot carry it. A half at the end of a
-string is therefore held back until the same place of a later document brings the other half; an orphan becomes U+FFFD.
+Upstreams written in JavaScript may cut a text between the two halves of an emoji: one chunk ends with the escaped UTF-16
+surrogate `"\\ud83d"`, the next begins with `"\\udc4b"`. Each half alone is no Unicode: strict parsers refuse it, UTF-8 cannot
+carry it. A half at the end of a string is therefore held back until the same place of a later document brings the other half;
+an orphan becomes U+FFFD.
+
+A caller's request goes on to the upstream as it came, so what no parser looks at must be sound as well: UTF-8 throughout, no
+half characters, no nesting that overruns somebody's stack. The checks are searches in C over the whole body that build none
+of its values, so that ten hostile megabytes cost milliseconds and little memory.
 """
 
 import json
 import re
-from typing import Any
+from itertools import accumulate
+from typing import Any, Final
 
 import msgspec
+
+from shared.errors import GatewayError, fail
+
+DEEPEST: Final = 200
+"""Levels of arrays and objects in a request."""
+
+MOST_CONTAINERS: Final = 100_000
+"""Arrays and objects in a request, and strings with brackets in them: each costs a parser much more than its two bytes."""
 
 Path = tuple[str | int, ...]
 """A place in a document: object keys, and positions in arrays (an element's own `index` where it has one)."""
@@ -87,3 +101,47 @@ def _with(text: str, path: Path, document: Any) -> Any:
     known = next((element for element in elements if isinstance(element, dict) and element["index"] == first), None)
     changed = _with(text, rest, known or {"index": first}) if rest else text
     return elements if known else [*elements, changed]
+
+
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{}'))
+_skim = msgspec.json.Decoder(msgspec.Raw).decode
+_STEP = {**dict.fromkeys(b"[{", 1), **dict.fromkeys(b"]}", -1)}
+
+
+def check_request_text(body: bytes) -> None:
+    """Raises `invalid_request` unless `body` is UTF-8, not nested too deeply and without half characters. Whether it is JSON
+    is for the parser to say."""
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            raise _refused(f"it is not UTF-8 at byte {error.start}") from None
+    if body.count(b"[") + body.count(b"{") > DEEPEST:
+        _check_nesting(body)
+    if b"\\ud" in body or b"\\uD" in body:
+        _check_halves(body)
+
+
+def _check_halves(body: bytes) -> None:
+    try:
+        _skim(body)
+    except msgspec.DecodeError as error:
+        text = str(error)
+        about_halves = "surrogate" in text or "hex escape" in text
+        raise _refused(f"half of a surrogate pair is no character ({text})" if about_halves else text) from None
+
+
+def _check_nesting(body: bytes) -> None:
+    # Brackets and the quotes of the strings. Two quotes side by side can go: what follows stays inside or outside a string.
+    skeleton = body.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NOT_STRUCTURE).replace(b'""', b"")
+    if skeleton.count(b'"') > 2 * MOST_CONTAINERS:
+        raise _refused(f"it has more than {MOST_CONTAINERS} strings with brackets in them")
+    brackets = b"".join(skeleton.split(b'"')[::2])
+    if brackets.count(b"[") + brackets.count(b"{") > MOST_CONTAINERS:
+        raise _refused(f"it has more than {MOST_CONTAINERS} arrays and objects")
+    if max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > DEEPEST:
+        raise _refused(f"it is nested more than {DEEPEST} levels deep")
+
+
+def _refused(reason: str) -> GatewayError:
+    return fail("invalid_request", f"We could not parse the JSON body of your request: {reason}.", code="invalid_json")
