@@ -30,16 +30,19 @@ class Dialer:
         """Why the last attempt failed; None after one that succeeded."""
         self._name = name
         self._timeout_seconds = timeout_seconds
+        self._give_up_at: float | None = None
         self._failed = 0
         self._connected_at = 0.0
 
     async def first(self, start_seconds: float) -> Wire:
-        """Connect for the first time.
+        """Connect for the first time, or again while that has not led to anything.
 
-        A server that cannot be reached (yet) is tried until `start_seconds` have passed, then `LinkDown` says why.
+        A server that cannot be reached (yet) is tried until `start_seconds` have passed in all, then `LinkDown` says why.
         A mistake in credentials or rights does not mend itself: `Refused` at once.
         """
-        with trio.move_on_after(start_seconds):
+        if self._give_up_at is None:
+            self._give_up_at = trio.current_time() + start_seconds
+        with trio.move_on_at(self._give_up_at):
             while True:
                 try:
                     return await self.once()

@@ -72,6 +72,8 @@ class Subscription:
         if not self._channels:
             raise ValueError("a subscription needs at least one channel")
         self._confirmed: set[bytes] = set()
+        self._was_subscribed = False
+        """Has everything been confirmed on this connection? Channels may still have been added since."""
         self._all_confirmed = trio.Event()
         self._dialer = Dialer(address, name=name, timeout_seconds=silence_seconds)
         self._name = name
@@ -80,9 +82,13 @@ class Subscription:
         self._ping_seconds = ping_seconds
         self._silence_seconds = silence_seconds
         self._start_seconds = start_seconds
+        self._started = False
+        self._task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
         self._wire: Wire | None = None
-        self._failure: RedisError | None = None
         self._heard_at = 0.0
+        self._pinged_at: float | None = None
+        """When the ping was sent that has not been answered yet. One at a time: behind a stall several would be answered
+        together, and the last of them would look quick."""
 
     async def run(self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen until cancelled. Started by `nursery.start`, which returns when all channels are subscribed.
@@ -90,29 +96,12 @@ class Subscription:
         Before that it raises `Refused` if credentials or rights are wrong, and `LinkDown` if there is no server to be
         reached within `start_seconds`.
         """
-        give_up_at = trio.current_time() + self._start_seconds
-        started = False
-
-        def on_subscribed() -> None:
-            nonlocal started
-            if not started:
-                started = True
-                task_status.started()
-            elif self._on_resubscribed is not None:
-                call_safely(self._dialer.counts, self._on_resubscribed)
-
+        self._task_status = task_status
         while True:
-            if started:
-                wire = await self._dialer.again()
-            else:
-                wire = await self._dialer.first(give_up_at - trio.current_time())
-            failure = await self._listen(wire, deliver, on_subscribed)
-            self._dialer.failed(failure)
-            if started:
-                self.losses += 1
-                if self._on_lost is not None:
-                    call_safely(self._dialer.counts, self._on_lost, failure)
-            elif isinstance(failure, Refused) and failure.kind is RefusalKind.CONFIGURATION:
+            wire = await (self._dialer.again() if self._started else self._dialer.first(self._start_seconds))
+            await self._listen(wire, deliver)
+            failure = self._dialer.failure
+            if not self._started and isinstance(failure, Refused) and failure.kind is RefusalKind.CONFIGURATION:
                 raise failure
 
     def extend(self, *channels: bytes | str) -> None:
@@ -146,16 +135,14 @@ class Subscription:
 
     # --- one connection, from SUBSCRIBE to its end
 
-    async def _listen(self, wire: Wire, deliver: Deliver, on_subscribed: Callable[[], object]) -> RedisError:
-        """Returns why the connection has ended."""
-        self._wire, self._failure, self._heard_at = wire, None, trio.current_time()
+    async def _listen(self, wire: Wire, deliver: Deliver) -> None:
+        self._wire, self._heard_at = wire, trio.current_time()
         try:
             self._send("SUBSCRIBE", *self._channels)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, wire)
-                await self._read(wire, deliver, on_subscribed)
+                await self._read(wire, deliver)
                 nursery.cancel_scope.cancel()
-            return self._failure or LinkDown("the subscription was closed")
         finally:
             self._end(LinkDown("the subscription was closed"))
 
@@ -164,12 +151,17 @@ class Subscription:
         if self._wire is None:
             return
         self._wire.close()
-        self._wire, self._failure = None, why
+        self._wire = self.last_ping = self._pinged_at = None
+        self._dialer.failed(why)
         self._confirmed.clear()
-        self.last_ping = None
         if self.subscribed:
             self.subscribed = False
             self._all_confirmed = trio.Event()
+        if self._was_subscribed:
+            self._was_subscribed = False
+            self.losses += 1
+            if self._on_lost is not None:
+                call_safely(self._dialer.counts, self._on_lost, why)
 
     def _send(self, *command: Word) -> None:
         if self._wire is not None:
@@ -178,18 +170,18 @@ class Subscription:
             except BROKEN as error:
                 self._end(LinkDown(reason(error)))
 
-    async def _read(self, wire: Wire, deliver: Deliver, on_subscribed: Callable[[], object]) -> None:
+    async def _read(self, wire: Wire, deliver: Deliver) -> None:
         next_reply, turn = wire.next_reply, 0
         try:
             while True:
                 await wire.receive()
                 self._heard_at = trio.current_time()
-                while (reply := next_reply()) is not INCOMPLETE:
+                while self._wire is wire and (reply := next_reply()) is not INCOMPLETE:
                     if type(reply) is list and reply[0] == b"message":
                         self.messages += 1
                         call_safely(self._dialer.counts, deliver, reply[1], reply[2])
                     else:
-                        self._notice(reply, on_subscribed)
+                        self._notice(reply)
                     turn += 1
                     if turn == MESSAGES_PER_TURN:
                         turn = 0
@@ -198,25 +190,37 @@ class Subscription:
         except BROKEN as error:
             self._end(LinkDown(reason(error)))
 
-    def _notice(self, reply: Reply, on_subscribed: Callable[[], object]) -> None:
+    def _notice(self, reply: Reply) -> None:
         """Take in anything but a message."""
         if isinstance(reply, Refused):
             self._end(reply)
-        elif type(reply) is not list:
-            return  # the answer to a ping that came before the first channel was subscribed
-        elif reply[0] == b"subscribe":
+        elif type(reply) is list and reply[0] == b"subscribe":
             self._confirmed.add(reply[1])
             if not self.subscribed and self._channels.keys() <= self._confirmed:
                 self.subscribed = True
                 self._all_confirmed.set()
-                on_subscribed()
-        elif reply[0] == b"pong":
-            self.last_ping = Ping(sent_at=float(reply[1]), answered_at=trio.current_time())
+                if not self._was_subscribed:
+                    self._was_subscribed = True
+                    self._tell_subscribed()
+        elif type(reply) is list and reply[0] == b"pong" and self._pinged_at is not None:
+            self.last_ping = Ping(sent_at=self._pinged_at, answered_at=trio.current_time())
+            self._pinged_at = None
+        else:
+            self._end(LinkDown("the server answered something that is no message"))
+
+    def _tell_subscribed(self) -> None:
+        if not self._started:
+            self._started = True
+            self._task_status.started()
+        elif self._on_resubscribed is not None:
+            call_safely(self._dialer.counts, self._on_resubscribed)
 
     async def _watch(self, wire: Wire) -> None:
         """Ping, and end a connection on which nothing comes back."""
         while True:
-            self._send("PING", repr(trio.current_time()))
+            if self._pinged_at is None:
+                self._pinged_at = trio.current_time()
+                self._send("PING")
             try:
                 await wire.drain()
             except BROKEN as error:

@@ -8,6 +8,7 @@ two more ways, and a rest must be offered again with the same beginning, which a
 Protocol: RESP2, https://redis.io/docs/latest/develop/reference/protocol-spec/
 """
 
+import contextlib
 import socket
 import ssl
 from typing import Any, Final
@@ -159,8 +160,9 @@ async def _greet(wire: Wire, address: Address, name: str) -> None:
         steps.append(("SELECT", address.db))
     steps.append(("PING",))
     steps.append(("CLIENT", "SETNAME", name))
-    wire.write(b"".join(pack(step) for step in steps))
-    await wire.drain()
+    with contextlib.suppress(OSError):  # a server without room for us has said so and hung up; its words come first
+        wire.write(b"".join(pack(step) for step in steps))
+        await wire.drain()
     for step in steps:
         reply = await wire.reply()
         # PING is what counts: it is refused without a login, without rights, and while the server loads its data. The

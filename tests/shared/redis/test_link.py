@@ -97,7 +97,7 @@ async def test_a_full_segment_does_not_wait_for_replies(link: Link) -> None:
     sends = link.statistics().sends
     for _ in range(10):
         link.post("SET", "key", bytes(50_000))
-    assert link.statistics().sends > sends + 3
+    assert link.statistics().sends > sends + 1, "the first, and the first full segment"
 
 
 async def test_a_post_from_a_finally_of_a_cancelled_task_goes_out(redis_server: RedisServer, link: Link) -> None:
@@ -189,7 +189,7 @@ async def test_other_tasks_run_while_a_flood_of_replies_is_read(link: Link) -> N
         replies = await link.many([("PING",)] * 20_000)
         tasks.cancel_scope.cancel()
     assert replies == [b"PONG"] * 20_000
-    assert turns >= 20_000 / 256
+    assert turns >= 70
 
 
 async def test_replies_in_pieces(impostor, nursery: trio.Nursery) -> None:
