@@ -18,6 +18,7 @@ from typing import Self
 
 import trio
 
+from tests.simulators.administration import PREFIX, administer
 from tests.simulators.ledger import Call, Ledger
 from tests.simulators.script import Control, ScriptError
 
@@ -251,6 +252,11 @@ class Simulator:
         """What a client is given as base URL."""
         return self.origin
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The environment variables that let Sluice use this simulator."""
+        return {}
+
     async def respond(self, call: Call, answer: Answer) -> None:
         raise NotImplementedError
 
@@ -291,7 +297,9 @@ class Simulator:
         number = self.ledger.connected()
         try:
             while (request := await connection.read_request()) is not None:
-                if not await self._exchange(connection, number, *request):
+                if request[1].startswith(PREFIX):
+                    await self._administer(connection, *request)
+                elif not await self._exchange(connection, number, *request):
                     break
         except BadRequest as problem:
             connection.sock.send(f"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nX-Why: {problem}\r\n\r\n".encode())
@@ -321,6 +329,14 @@ class Simulator:
         finally:
             self.ledger.close(call, "us")
         return answer.keep_alive and call.finished and not connection.closed
+
+    async def _administer(
+        self, connection: Connection, method: str, target: str, headers: tuple[tuple[str, str], ...], body: bytes
+    ) -> None:
+        status, described = administer(self, method, target, body)
+        aside = Ledger()
+        answer = Answer(connection, aside.open(0, method, target, headers, body), aside)
+        await answer.send(status, [("content-type", "application/json")], json.dumps(described).encode())
 
     async def _respond(self, call: Call, answer: Answer) -> None:
         try:

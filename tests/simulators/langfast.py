@@ -91,6 +91,15 @@ class Langfast(Simulator):
     def socket_url(self) -> str:
         return f"ws://127.0.0.1:{self.port}"
 
+    @property
+    def settings(self) -> dict[str, str]:
+        return {
+            "SUPABASE_URL": self.base_url,
+            "SUPABASE_ANON_KEY": self.anon_key,
+            "SOCKET_URL": self.socket_url,
+            "PROMPT_ID": self.prompt_id,
+        }
+
     async def background(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Runs go on when the HTTP request that started them is over."""
         async with trio.open_nursery() as nursery:
@@ -156,7 +165,7 @@ class Langfast(Simulator):
         script = self.sockets.script("", "", "", SOCKET_VOCABULARY)
         if script.status is not None or script.fault in FAULTS_WITHOUT_BODY:
             await perform(answer, script, _json_material(b"{}"))
-        elif call.query != {"EIO": "4", "transport": "websocket"}:
+        elif not {("EIO", "4"), ("transport", "websocket")} <= set(call.query.items()):
             await answer.send(400, [JSON_TYPE], b'{"code":0,"message":"Transport unknown"}')
         else:
             await converse(self.clients, answer, script)
@@ -224,7 +233,7 @@ def _json_material(payload: bytes) -> Material:
         headers=[JSON_TYPE],
         frames=halves(payload),
         error=lambda status: encode({"code": status, "message": f"simulated error {status}"}),
-        error_event=lambda status: encode({"error": f"simulated error {status}"}),
+        error_event=lambda status, error, number: encode(error),
         length=len(payload),
     )
 

@@ -24,14 +24,13 @@ from tests.simulators.dialects import DIALECTS
 from tests.simulators.dialects.openai import Dialect
 from tests.simulators.http_server import Answer, Simulator
 from tests.simulators.ledger import Call
-from tests.simulators.limits import TokenBucket
+from tests.simulators.limits import Gate
 from tests.simulators.playback import perform
 from tests.simulators.recordings import error_recording
 from tests.simulators.script import ScriptError
 from tests.simulators.speech import encode
 
 JSON_TYPE = ("content-type", "application/json")
-MINUTE = 60.0
 
 
 class OpenAICompatible(Simulator):
@@ -48,18 +47,20 @@ class OpenAICompatible(Simulator):
         super().__init__()
         self.dialect = DIALECTS[dialect]
         self.name = dialect
-        self.keys = None if keys is None else set(keys)
-        self.concurrency = concurrency
-        self.requests_per_minute = requests_per_minute or 10_000
-        self.bucket = TokenBucket(self.requests_per_minute, MINUTE / self.requests_per_minute)
+        self.gate = Gate(keys, concurrency=concurrency, requests_per_minute=requests_per_minute)
 
     @property
     def base_url(self) -> str:
         return self.origin + self.dialect.base_path
 
+    @property
+    def settings(self) -> dict[str, str]:
+        key = min(self.gate.keys) if self.gate.keys else "sk-simulated"
+        return {f"{self.dialect.settings_prefix}_BASE_URL": self.base_url, self.dialect.key_setting: key}
+
     async def respond(self, call: Call, answer: Answer) -> None:
         """Route the call; what does not exist gets the vendor's 404."""
-        if self.keys is not None and call.key not in self.keys:
+        if not self.gate.knows(call.key):
             await self._refuse(answer, self.dialect.key_error, "key")
             return
         route = call.path.rstrip("/")
@@ -97,10 +98,8 @@ class OpenAICompatible(Simulator):
             return
         dialect = self.dialect.for_model(str(body.get("model")).partition(",")[0])
         now = trio.current_time()
-        if self.concurrency is not None and self.ledger.open_by_key[call.key] > self.concurrency:
-            await self._refuse(answer, dialect.concurrency_error, "concurrency")
-        elif not self.bucket.take(call.key, now):
-            await self._refuse(answer, dialect.rate_error, "rate")
+        if why := self.gate.refuses(call.key, self.ledger, now):
+            await self._refuse(answer, dialect.concurrency_error if why == "concurrency" else dialect.rate_error, why)
         elif refusal := dialect.refusal(body):
             call.notes["refused"] = "parameters"
             await answer.send(refusal[0], [JSON_TYPE], refusal[1])
@@ -110,9 +109,10 @@ class OpenAICompatible(Simulator):
             await perform(answer, script, material)
 
     def _limit_headers(self, dialect: Dialect, key: str, now: float) -> list[tuple[str, str]]:
+        remaining = int(self.gate.bucket.level(key, now))
         facts = {
-            "limit": self.requests_per_minute,
-            "remaining": int(self.bucket.level(key, now)),
-            "reset": MINUTE / self.requests_per_minute,
+            "limit": self.gate.requests_per_minute,
+            "remaining": remaining,
+            "reset": self.gate.refill_seconds,
         }
         return [(name, value.format(**facts)) for name, value in dialect.limit_headers]

@@ -18,7 +18,7 @@ import trio
 from tests.simulators.http_server import Answer
 from tests.simulators.recordings import error_recording, recording
 from tests.simulators.script import ODD_EVENTS, Script, ScriptError
-from tests.simulators.speech import Frame, encode
+from tests.simulators.speech import Frame
 
 Ending = Literal["end", "drop", "reset", "hang", "comments", "endless", "line"]
 COMMENT = b": keep-alive\n\n"
@@ -36,10 +36,11 @@ class Material:
     frames: list[Frame]
     error: Callable[[int], bytes]
     """Status to the body of a plain error."""
-    error_event: Callable[[int], bytes]
-    """Status to an event for the middle of a stream."""
+    error_event: Callable[[int, Any, int], bytes]
+    """Status, error object and number to an event of a stream."""
     error_headers: list[tuple[str, str]] = field(default_factory=lambda: [("content-type", "application/json")])
     comment: bytes = COMMENT
+    odd_event: Callable[[bytes], bytes] = lambda payload: b"data: " + payload + b"\n\n"
     length: int | None = None
     """Content-Length of an answer that is not streamed."""
     silent_pieces: int = 0
@@ -78,13 +79,14 @@ def arrange(script: Script, material: Material) -> tuple[list[Frame], Ending]:
     """The frames that go out, in order, and how the answer ends after them."""
     frames = [Frame("comment", material.comment)] * script.comments + material.frames
     if script.insert is not None:
-        odd = Frame("comment", b"data: " + ODD_EVENTS[script.insert] + b"\n\n")
+        odd = Frame("comment", material.odd_event(ODD_EVENTS[script.insert]))
         frames.insert(_position(script, frames), odd)
     match script.fault:
         case "truncate":
             return frames[: _position(script, frames)], "end"
         case "error_mid":
-            return [*frames[: _position(script, frames)], Frame("error", _error_event(script, material))], "end"
+            spoken = frames[: _position(script, frames)]
+            return [*spoken, Frame("error", _error_event(script, material, len(spoken) + 1))], "end"
         case "drop_mid":
             return frames[: _position(script, frames)], "drop"
         case "reset_mid_chunk":
@@ -151,6 +153,8 @@ def _dress(script: Script, frames: list[Frame]) -> list[Frame]:
     """The frames with this script's framing habits."""
     if script.nospace:
         frames = [Frame(kind, wire.replace(b"data: ", b"data:", 1)) for kind, wire in frames]
+    if not script.blank:
+        frames = [Frame(kind, wire.replace(b"\n\n", b"\n")) for kind, wire in frames]
     if script.crlf:
         frames = [Frame(kind, wire.replace(b"\n", b"\r\n")) for kind, wire in frames]
     return frames
@@ -227,11 +231,13 @@ async def _play_recording(answer: Answer, script: Script) -> None:
     await answer.end(b"" if script.gap else found.body)
 
 
-def _error_event(script: Script, material: Material) -> bytes:
+def _error_event(script: Script, material: Material, number: int) -> bytes:
     """The recorded error as an event if the script names one, else the vendor's shape."""
     if script.error is None:
-        return material.error_event(script.status or 500)
-    return b"data: " + encode(json.loads(error_recording(script.error).body)) + b"\n\n"
+        status = script.status or 500
+        return material.error_event(status, json.loads(material.error(status)), number)
+    found = error_recording(script.error)
+    return material.error_event(found.status, json.loads(found.body), number)
 
 
 # What is answered instead of the material.
@@ -265,8 +271,7 @@ async def _error_200(answer: Answer, script: Script, material: Material) -> None
 
 async def _error_200_event(answer: Answer, script: Script, material: Material) -> None:
     await answer.head(200, material.headers)
-    await answer.write(_error_event(script, material))
-    await answer.end()
+    await answer.end(_error_event(script, material, 1))
 
 
 async def _wrong_type(answer: Answer, script: Script, material: Material) -> None:

@@ -54,11 +54,15 @@ async def receive_message(stream: trio.SocketStream) -> Seen:
     try:
         while chunk := await stream.receive_some(65536):
             seen.raw += chunk
-            _parse(seen)
+            if seen.raw.endswith(b"0\r\n\r\n") or b"\r\nTransfer-Encoding: chunked" not in seen.raw:
+                _parse(seen)  # not after every chunk: a long answer would be parsed over and over
             if seen.ended == "complete":
                 return seen
     except trio.BrokenResourceError:
         seen.ended = "reset"
+    ended = seen.ended
+    _parse(seen)
+    seen.ended = ended
     return seen
 
 

@@ -228,10 +228,19 @@ def test_a_whole_answer_is_written_as_it_was_recorded(file):
 
 
 def test_cerebras_writes_the_recorded_error_in_mid_stream():
-    event = DIALECTS["cerebras"].error_event(500)
+    recorded = recording("cerebras_midstream_error.sse").body
+    nested = json.loads(recorded.rpartition(b"data: ")[2])
+    flat = {name: value for name, value in nested["error"].items() if name != "id"}
 
-    assert event.startswith(b'event: error\ndata: {"error":{"id":""')
-    assert event.endswith(b',"status_code":500}\n\n')
+    assert recorded.endswith(DIALECTS["cerebras"].error_event(500, flat, 3))
+
+
+def test_openai_writes_the_recorded_error_in_mid_stream():
+    recorded = recording("openai_midstream_error.sse").body
+
+    event = DIALECTS["openai"].error_event(500, json.loads(recording("errors/openai_500_server_error.json").body), 3)
+
+    assert recorded.endswith(event)
 
 
 @pytest.mark.parametrize("name", DIALECTS)

@@ -13,6 +13,7 @@ class Cerebras(Dialect):
     key_error = "cerebras_401"
     rate_error = "cerebras_429_requests"
     concurrency_error = "cerebras_429_requests"
+    settings_prefix = "CEREBRAS"
     models = ("llama-3.3-70b", "gpt-oss-120b", "zai-glm-4.7")
     owner = "Cerebras"
     usage_place = "finish"
@@ -110,6 +111,6 @@ class Cerebras(Dialect):
         kind = "invalid_request_error" if status < 500 else "server_error"
         return {"message": message, "type": kind, "param": "", "code": ""}
 
-    def error_event(self, status: int) -> bytes:
-        nested = {"error": {"id": "", **self.error(status, f"simulated error {status}")}, "status_code": status}
+    def error_event(self, status: int, error: Object, number: int) -> bytes:
+        nested = {"error": {"id": "", **error.get("error", error)}, "status_code": status}
         return b"event: error\ndata: " + encode(nested) + b"\n\n"

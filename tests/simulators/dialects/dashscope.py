@@ -13,6 +13,7 @@ class DashScopeCompatible(Dialect):
     key_error = "dashscope_compat_401"
     rate_error = "dashscope_compat_429_burst"
     concurrency_error = "dashscope_compat_429_burst"
+    settings_prefix = "DASHSCOPE"
     models = ("qwen-plus", "qwen-max", "qwen-turbo", "qwen3-235b-a22b-thinking-2507")
     base_path = "/compatible-mode/v1"
     event_stream = "text/event-stream;charset=UTF-8"

@@ -13,6 +13,7 @@ class DeepSeek(Dialect):
     key_error = "deepseek_401"
     rate_error = "deepseek_429"
     concurrency_error = "deepseek_429"
+    settings_prefix = "DEEPSEEK"
     models = ("deepseek-chat", "deepseek-reasoner")
     owner = "deepseek"
     base_path = ""

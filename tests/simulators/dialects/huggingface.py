@@ -17,6 +17,8 @@ class HuggingFace(Dialect):
     key_error = "hf_401"
     rate_error = "hf_429"
     concurrency_error = "hf_429"
+    settings_prefix = "HF"
+    key_setting = "HF_TOKEN"
     models = ("openai/gpt-oss-120b", "Qwen/Qwen3-32B")
     usage_place = "finish"
     headers = (("x-request-id", "Root=1-00000000-000000000000000000000001;00000000-0000-4000-8000-0000000000f1"),)

@@ -13,6 +13,7 @@ class Kimi(Dialect):
     key_error = "kimi_401"
     rate_error = "kimi_429_rpm"
     concurrency_error = "kimi_429_concurrency"
+    settings_prefix = "KIMI"
     models = ("moonshot-v1-8k", "moonshot-v1-32k", "kimi-k2-thinking", "kimi-k2.6")
     owner = "moonshot"
     usage_place = "choice"

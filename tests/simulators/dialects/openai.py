@@ -33,6 +33,7 @@ class Dialect:
     rate_error = "openai_429_rate_limit"
     concurrency_error = "openai_429_rate_limit"
     base_path = "/v1"
+    settings_prefix = "OPENAI"
     models: tuple[str, ...] = ("gpt-4o", "gpt-4o-mini", "gpt-4-turbo", "gpt-3.5-turbo")
     owner = "system"
     usage_place = "asked"
@@ -55,6 +56,10 @@ class Dialect:
     obfuscates = True
     """Pads events against traffic analysis when `stream_options` are given, unless they forbid it."""
     pretty = True
+
+    @property
+    def key_setting(self) -> str:
+        return f"{self.settings_prefix}_API_KEY"
 
     def for_model(self, model: str) -> Dialect:
         """The dialect that answers for this model: a router speaks several."""
@@ -236,9 +241,9 @@ class Dialect:
         """The same as a body."""
         return self.dump(self.error(status, f"simulated error {status}"))
 
-    def error_event(self, status: int) -> bytes:
-        """The same as an event in the middle of a stream."""
-        return b"data: " + encode(self.error(status, f"simulated error {status}")) + b"\n\n"
+    def error_event(self, status: int, error: Object, number: int) -> bytes:
+        """An error body as event `number` of a stream."""
+        return b"data: " + encode(error) + b"\n\n"
 
     def model_list(self) -> Object:
         return {"object": "list", "data": [self.model_entry(model) for model in self.models]}
