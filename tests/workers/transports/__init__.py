@@ -1,0 +1,1 @@
+"""Tests of the transports, against real sockets and real TLS on loopback."""
