@@ -1,10 +1,13 @@
 """The banner of `sluice up`: printed once the gateway answers, with a line to paste."""
 
 import json
+import os
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import httpx2
 import trio
@@ -18,7 +21,7 @@ from shared.settings import FrontendSettings
 ASK_AGAIN_SECONDS = 0.1
 SETTLED_SECONDS = 0.4
 LATE_SECONDS = 10.0
-_SHOWN_MODELS = 12
+_SHOWN_MODELS = 8
 
 
 async def announce(settings: FrontendSettings, port: int, own_redis: bool, output: Output) -> None:
@@ -96,8 +99,15 @@ def show(
     line()
     line(Text(curl(gateway, settings.default_model or (models[0] if models else "PROVIDER/MODEL"), reveal=reveal)))
     line()
-    line(Text("  `sluice chat` talks to it, `sluice doctor` checks it, Ctrl-C stops it.", style="dim"))
+    line(Text(f"  `{_us()} chat` talks to it, `{_us()} doctor` checks it, Ctrl-C stops it.", style="dim"))
     line()
+
+
+def _us() -> str:
+    """How this person calls us: `sluice` where the shell finds it, else the path from here."""
+    if shutil.which("sluice") or Path(sys.argv[0]).name != "sluice":
+        return "sluice"
+    return os.path.relpath(sys.argv[0])
 
 
 def _instead(gateway: Gateway) -> str:

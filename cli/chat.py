@@ -63,13 +63,17 @@ def chat(gateway: Gateway, *, message: str, model: str | None, system: str | Non
     piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
     message = "\n\n".join(part for part in (message, piped) if part)
     with client() as http:
-        models = [] if model else model_ids(gateway, http)
-        if not model and not models:
-            raise GatewayTrouble("The gateway lists no models; name one with --model PROVIDER/MODEL.")
-        conversation = _Conversation(model or models[0], system)
+        conversation = _Conversation(model or gateway.default_model or _first_model(gateway, http), system)
         if message:
             return _once(gateway, http, conversation, message)
         return _converse(gateway, http, conversation)
+
+
+def _first_model(gateway: Gateway, http: httpx2.Client) -> str:
+    models = model_ids(gateway, http)
+    if not models:
+        raise GatewayTrouble("The gateway lists no models; name one with --model PROVIDER/MODEL.")
+    return models[0]
 
 
 def _once(gateway: Gateway, http: httpx2.Client, conversation: _Conversation, message: str) -> int:
@@ -82,7 +86,7 @@ def _once(gateway: Gateway, http: httpx2.Client, conversation: _Conversation, me
 
 def _converse(gateway: Gateway, http: httpx2.Client, conversation: _Conversation) -> int:
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"[bold]{conversation.model}[/] at {gateway.url}. /help for help, Ctrl-D to leave.", style="dim")
+    console.print(f"{conversation.model} at {gateway.url}. /help for help, Ctrl-D to leave.", style="dim", markup=False)
     while True:
         try:
             said = console.input("\n[bold cyan]you>[/] ").strip()

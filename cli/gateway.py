@@ -18,10 +18,11 @@ class GatewayTrouble(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """Where a gateway is (`http://127.0.0.1:8088`) and the key for it, if it wants one."""
+    """Where a gateway is (`http://127.0.0.1:8088`), the key for it, if it wants one, and the model to talk to, if known."""
 
     url: str
     key: Secret | None
+    default_model: str = ""
 
     @property
     def base_url(self) -> str:
@@ -44,7 +45,7 @@ class Gateway:
 def of_settings(settings: FrontendSettings, port: int | None = None) -> Gateway:
     """The gateway that these settings make."""
     key = settings.api_keys[0] if settings.api_keys else None
-    return Gateway(f"http://{reachable(settings.host)}:{port or settings.port}", key)
+    return Gateway(f"http://{reachable(settings.host)}:{port or settings.port}", key, settings.default_model)
 
 
 def find(url: str | None, key: str | None) -> Gateway:
@@ -58,13 +59,13 @@ def find(url: str | None, key: str | None) -> Gateway:
     given = Secret(key) if key else None
     if url is None:
         own = of_settings(load_frontend(process_environment()))
-        return Gateway(own.url, given or own.key)
+        return Gateway(own.url, given or own.key, own.default_model)
     root = url.rstrip("/").removesuffix("/v1")
     try:
         own = of_settings(load_frontend(process_environment()))
     except SettingsError:
         return Gateway(root, given)
-    return Gateway(root, given or (own.key if own.url == root else None))
+    return Gateway(own.url, given or own.key, own.default_model) if own.url == root else Gateway(root, given)
 
 
 def refusal(status: int, body: bytes) -> GatewayTrouble:

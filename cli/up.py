@@ -52,7 +52,7 @@ def up(size: Size) -> int:
     raise_descriptor_limit()
     output = Output()
     with held, _redis(settings, output) as (redis, overrides):
-        frontends, backs = plan.children(size.frontends, workers, environ, {**overrides, "SLUICE_PORT": str(port)})
+        frontends, backs = plan.children(size.frontends, workers, environ, {**overrides, **_listening(port)})
         supervisor = Supervisor([frontends, backs], output, drain_seconds=settings.frontend.drain_seconds)
         announce = partial(banner.announce, settings.frontend, port, redis is not None, output)
         return trio.run(_run, supervisor, announce, redis, output)
@@ -68,6 +68,11 @@ async def _run(
             status = await supervisor.run(signals, beside=announce)
             nursery.cancel_scope.cancel()
     return status
+
+
+def _listening(port: int) -> dict[str, str]:
+    """What the frontends are told: the port, which may have been any free one, and that they share it."""
+    return {"SLUICE_PORT": str(port), "SLUICE_SHARE_PORT": "on"}
 
 
 def _workers(settings: UpSettings, wanted: Mapping[str, int]) -> dict[str, int]:

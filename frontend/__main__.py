@@ -112,6 +112,7 @@ def _server(settings: FrontendSettings) -> ServerSettings:
         write_stall_seconds=settings.stall_seconds,
         graceful_seconds=settings.drain_seconds,
         max_connections=settings.max_connections,
+        reuse_port=settings.share_port,
     )
 
 

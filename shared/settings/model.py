@@ -106,6 +106,12 @@ class FrontendSettings(SharedSettings):
         default="127.0.0.1",
     )
     port: int = setting("SLUICE_PORT", whole(0, 65535), "Port to listen on; 0 takes a free one.", default="8088")
+    share_port: bool = setting(
+        "SLUICE_SHARE_PORT",
+        SWITCH,
+        "Let several frontends of this user listen on the port, each getting a share of the callers. `sluice up` sets it.",
+        default="off",
+    )
     api_keys: tuple[Secret, ...] = setting(
         "SLUICE_API_KEY",
         API_KEYS,
