@@ -71,6 +71,7 @@ class OpenJob:
         self._chunks: list[bytes] = []
         self._taken = 0
         self._taken_bytes = 0
+        self._news = False
         self._parked: trio.lowlevel.Task | None = None
 
     def __repr__(self) -> str:
@@ -102,8 +103,9 @@ class OpenJob:
         return chunks
 
     async def wait(self) -> None:
-        """Wait until something happened: chunks, acceptance, the end, a keep-alive that is due. May wake for nothing."""
-        if self._chunks or self.keepalive_due or self.ended:
+        """Wait until something has happened since the last wait: chunks, acceptance, the end, a keep-alive that is due."""
+        if self._news:
+            self._news = False
             return
         self._parked = trio.lowlevel.current_task()
 
@@ -112,8 +114,10 @@ class OpenJob:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+        self._news = False
 
     def wake(self) -> None:
+        self._news = True
         if self._parked is not None:
             parked, self._parked = self._parked, None
             trio.lowlevel.reschedule(parked)

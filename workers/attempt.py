@@ -13,13 +13,14 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 import trio
-from shared.sansio.completion import AnswerAssembler, ChunkRenderer
 
 from shared.errors import Failure, GatewayError, fail
+from shared.sansio.completion import AnswerAssembler, ChunkRenderer
 from shared.sansio.lines import LineSplitter
 from shared.sansio.sse import Splitter
 from shared.schema.events import Complete, Delta, Event, Failed
@@ -71,6 +72,7 @@ class Attempt:
         self._verdict: Failure | None = None
         self._unwanted = False
         self._accepted = False
+        self._prompt_bytes = 0
         self._began = trio.current_time()
         self._first_delta_at: float | None = None
         self._last_sign = self._began
@@ -144,11 +146,13 @@ class Attempt:
                 credentials.give_back(lease, failure)
 
     async def _exchange(self, retained: Retained, credential: Credential | None) -> None:
+        body = _body.decode(self.job.body)
+        self._prompt_bytes = len(bytes(body.get("messages", b"")))
         call = Call(
             endpoint=self.job.endpoint,
             model=self.job.model,
             streaming=self.job.stream,
-            body=_body.decode(self.job.body),
+            body=body,
             credential=credential,
             now=time.time(),
             nonce=secrets.token_hex(16),
@@ -189,7 +193,7 @@ class Attempt:
             reply = await stream.read(ERROR_BODY_BYTES)
             raise GatewayError(self._means.provider.refusal(reply))
         self._accept(retained)
-        answer = _Answer(self.job, exchange)
+        answer = _Answer(self.job, exchange, self._prompt_bytes)
         while not answer.over:
             piece = await stream.receive()
             self._publish(retained, answer, answer.feed(piece) if piece else answer.end())
@@ -202,7 +206,7 @@ class Attempt:
 
     async def _play(self, retained: Retained, script: ScriptedStream) -> None:
         self._accept(retained)
-        answer = _Answer(self.job, script)
+        answer = _Answer(self.job, script, self._prompt_bytes)
         for step in script.steps:
             if step.delay_seconds:
                 await trio.sleep(step.delay_seconds)
@@ -254,18 +258,18 @@ class _Answer:
     A streaming caller gets chunks as they come; another gets one body, at the end. `progressed` is raised by a delta.
     """
 
-    def __init__(self, job: Job, exchange: HttpStream | ScriptedStream) -> None:
+    def __init__(self, job: Job, exchange: HttpStream | ScriptedStream, prompt_bytes: int) -> None:
         self.over = False
         self.progressed = False
         self._decoder = exchange.decoder
         self._splitter = _splitter(exchange)
-        self._streaming = job.stream
-        names = {"fallback_id": f"chatcmpl-{job.id.hex()}", "created": int(time.time()), "model": job.asked_model}
-        self.rendering: ChunkRenderer | AnswerAssembler
-        if job.stream:
-            self.rendering = ChunkRenderer(include_usage=job.include_usage, **names)
-        else:
-            self.rendering = AnswerAssembler(**names)
+        make = partial(ChunkRenderer, include_usage=job.include_usage) if job.stream else AnswerAssembler
+        self.rendering: ChunkRenderer | AnswerAssembler = make(
+            fallback_id=f"chatcmpl-{job.id.hex()}",
+            created=int(time.time()),
+            model=job.asked_model,
+            prompt_bytes=prompt_bytes,
+        )
 
     def feed(self, piece: bytes) -> list[bytes]:
         return self.decode(self._splitter.feed(piece))

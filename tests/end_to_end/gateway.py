@@ -8,12 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
 import openai
+import trio
 
 from tests.redis_server import RedisServer
 
@@ -142,6 +143,12 @@ class Gateway:
             "SLUICE_DRAIN_SECONDS": "2",
             **self.environment,
         }
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something in another process that tells nobody; use it inside `trio.fail_after`."""
+    while not condition():  # noqa: ASYNC110 - there is no event to wait for
+        await trio.sleep(0.005)
 
 
 @contextlib.contextmanager
