@@ -20,6 +20,7 @@ import trio
 
 from tests.simulators.administration import PREFIX, administer
 from tests.simulators.ledger import Call, Ledger
+from tests.simulators.metronome import Metronome
 from tests.simulators.script import Control, ScriptError
 
 MAX_REQUEST_HEAD = 256 * 1024
@@ -149,10 +150,11 @@ class Connection:
 class Answer:
     """The writing end of one call. Every method that writes may raise OSError when the client has gone."""
 
-    def __init__(self, connection: Connection, call: Call, ledger: Ledger) -> None:
+    def __init__(self, connection: Connection, call: Call, ledger: Ledger, metronome: Metronome) -> None:
         self.connection = connection
         self.call = call
         self.ledger = ledger
+        self.metronome = metronome
         self.write_size: int | None = None
         """Cut every payload into HTTP chunks of this many bytes, each in a write of its own."""
         self.linger_seconds = 0.0
@@ -240,6 +242,7 @@ class Simulator:
     def __init__(self) -> None:
         self.ledger = Ledger()
         self.control = Control()
+        self.metronome = Metronome()
         self.port = 0
 
     @property
@@ -277,6 +280,7 @@ class Simulator:
         self.port = listener.getsockname()[1]
         with listener:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.metronome.run)
                 await nursery.start(self.background)
                 task_status.started(self)
                 while True:
@@ -320,7 +324,7 @@ class Simulator:
     ) -> bool:
         """Answer one request; True if the connection can carry another."""
         call = self.ledger.open(number, method, target, headers, body)
-        answer = Answer(connection, call, self.ledger)
+        answer = Answer(connection, call, self.ledger, self.metronome)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, answer, nursery.cancel_scope)
@@ -335,7 +339,7 @@ class Simulator:
     ) -> None:
         status, described = administer(self, method, target, body)
         aside = Ledger()
-        answer = Answer(connection, aside.open(0, method, target, headers, body), aside)
+        answer = Answer(connection, aside.open(0, method, target, headers, body), aside, self.metronome)
         await answer.send(status, [("content-type", "application/json")], json.dumps(described).encode())
 
     async def _respond(self, call: Call, answer: Answer) -> None:

@@ -170,7 +170,7 @@ async def _send_frames(answer: Answer, frames: list[Frame], gap: float, burst: i
             waiting = b""
         if frame.kind in ("piece", "comment"):
             if gap:
-                await trio.sleep_until(start + paced * gap)
+                await answer.metronome.sleep_until(start + paced * gap)
             else:
                 await trio.lowlevel.checkpoint()
             paced += 1

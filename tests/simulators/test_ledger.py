@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.simulators.__main__ import SIMULATORS
 from tests.simulators.ledger import Ledger
+from tests.simulators.metronome import Metronome
 from tests.simulators.openai_compatible import OpenAICompatible
 from tests.simulators.raw_client import HELLO, ask, chat, connected, receive_message, request_bytes
 
@@ -120,3 +122,24 @@ async def test_a_simulator_as_a_process_of_its_own():
             assert settings["KIMI_API_KEY"]
 
     await trio.to_thread.run_sync(talk)
+
+
+async def test_sleepers_wake_in_order_never_early_and_can_be_cancelled():
+    metronome = Metronome()
+    woken = []
+
+    async def sleep(name, seconds):
+        when = trio.current_time() + seconds
+        await metronome.sleep_until(when)
+        woken.append((name, trio.current_time() >= when))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(metronome.run)
+        async with trio.open_nursery() as sleepers:
+            for name, seconds in (("last", 0.03), ("first", 0.01), ("second", 0.02), ("at once", -1)):
+                sleepers.start_soon(sleep, name, seconds)
+            with trio.move_on_after(0.005):
+                await sleep("cancelled", 0.01)
+        nursery.cancel_scope.cancel()
+
+    assert woken == [("at once", True), ("first", True), ("second", True), ("last", True)]
