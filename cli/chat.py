@@ -162,6 +162,10 @@ def _ask(
                     console.print(Text(text), end="")
     except KeyboardInterrupt:
         answer.stopped = True
+    except GatewayTrouble:
+        if answer.first_token_seconds is not None:
+            console.print()
+        raise
     answer.seconds = time.monotonic() - began
     return answer
 
