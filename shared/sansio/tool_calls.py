@@ -45,14 +45,15 @@ class ToolCalls:
 
     def _reduced_function(self, function: dict[str, Any], seen: set[str]) -> dict[str, Any]:
         reduced = {name: value for name, value in function.items() if value is not None}
-        if "name" in seen or not reduced.get("name"):
-            reduced.pop("name", None)
-        else:
+        name = reduced.pop("name", "")
+        if name and isinstance(name, str) and "name" not in seen:
             seen.add("name")
+            reduced = {"name": name, **reduced}
+            self.text_bytes += len(name)
         arguments = reduced.setdefault("arguments", "")
         if not isinstance(arguments, str):  # an object where OpenAI has its text
             reduced["arguments"] = arguments = msgspec.json.encode(arguments).decode()
-        self.text_bytes += len(arguments) + len(reduced.get("name", ""))
+        self.text_bytes += len(arguments)
         return reduced
 
     def _index(self, call: dict[str, Any]) -> int:

@@ -166,7 +166,7 @@ class ChatDecoder:
             self._decode = _decode_chunk
             events.append(_meta(chunk))
         usage = chunk.usage
-        ends: list[tuple[int, Any]] = []
+        ends: list[tuple[int, str]] = []
         for choice in chunk.choices or ():
             if choice is None:
                 continue
@@ -177,7 +177,7 @@ class ChatDecoder:
                 events.append(Delta(fields, index, logprobs))
             if choice.usage:
                 usage = choice.usage
-            if choice.finish_reason:
+            if choice.finish_reason and isinstance(choice.finish_reason, str):
                 ends.append((index, choice.finish_reason))
         if usage and (counts := usage_of(usage)):
             events.append(counts)
@@ -185,13 +185,13 @@ class ChatDecoder:
             events += self._end_of_choice(index, reason)
         return events
 
-    def _end_of_choice(self, index: int, reason: Any) -> list[Event]:
+    def _end_of_choice(self, index: int, reason: str) -> list[Event]:
         if reason == "null":  # a text that means null
             return []
         if reason in _INTERRUPTIONS:
             return self._fail(_INTERRUPTIONS[reason])
         if reason not in _FINISH_REASONS:
-            self.odd_finish_reasons.append(str(reason))
+            self.odd_finish_reasons.append(reason)
         orphans = self._joiner and self._joiner.give_up("choices", index, "delta")
         last_words = self._events(_decode_chunk(orphans)) if orphans else []
         return [*last_words, Finish(_FINISH_REASONS.get(reason, "stop"), index)]
