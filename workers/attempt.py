@@ -11,9 +11,10 @@ attempts (`expire`), because a timer around each read costs more than the read.
 import logging
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +24,7 @@ from shared.errors import Failure, GatewayError, fail
 from shared.sansio.completion import AnswerAssembler, ChunkRenderer
 from shared.sansio.lines import LineSplitter
 from shared.sansio.sse import Splitter
-from shared.schema.events import Complete, Delta, Event, Failed
+from shared.schema.events import Complete, Delta, Event
 from shared.schema.job import FrameKind, Job, Outcome
 from workers.credentials import Credentials
 from workers.exchange import HttpReply, HttpRequest, TransportError
@@ -72,6 +73,7 @@ class Attempt:
         self._verdict: Failure | None = None
         self._unwanted = False
         self._accepted = False
+        self._told = False
         self._prompt_bytes = 0
         self._began = trio.current_time()
         self._first_delta_at: float | None = None
@@ -210,7 +212,7 @@ class Attempt:
         for step in script.steps:
             if step.delay_seconds:
                 await trio.sleep(step.delay_seconds)
-            self._publish(retained, answer, answer.decode([step.frame]))
+            self._publish(retained, answer, answer.play(step.frame))
             if answer.over:
                 break
             if retained.full:
@@ -229,8 +231,13 @@ class Attempt:
             self._last_sign = trio.current_time()
             if self._first_delta_at is None:
                 self._first_delta_at = self._last_sign
+        if answer.failure is not None and not self._told:
+            raise answer.failure  # what came with the failure was not told yet, so another attempt may still answer
         if chunks:
+            self._told = True
             self._means.outbox.put_chunks(retained, chunks)
+        if answer.failure is not None:
+            raise answer.failure
 
     def _done(self, retained: Retained, answer: "_Answer") -> None:
         usage = answer.rendering.usage
@@ -256,10 +263,12 @@ class _Answer:
     """From the upstream's bytes to the caller's JSON: framing, decoder and rendering of one exchange.
 
     A streaming caller gets chunks as they come; another gets one body, at the end. `progressed` is raised by a delta.
+    `failure`: how the answer ended instead; the chunks before it are good.
     """
 
     def __init__(self, job: Job, exchange: HttpStream | ScriptedStream, prompt_bytes: int) -> None:
         self.over = False
+        self.failure: GatewayError | None = None
         self.progressed = False
         self._decoder = exchange.decoder
         self._splitter = _splitter(exchange)
@@ -272,41 +281,42 @@ class _Answer:
         )
 
     def feed(self, piece: bytes) -> list[bytes]:
-        return self.decode(self._splitter.feed(piece))
+        """What the caller gets because of these bytes."""
+        return self._collect(self._events(self._split(piece)))
+
+    def play(self, frame: Any) -> list[bytes]:
+        """The same for a frame that needs no cutting."""
+        return self._collect(self._events([frame]))
 
     def end(self) -> list[bytes]:
-        """The upstream closed without saying that it was done: complete or an error, never in between."""
-        chunks = self.decode(self._splitter.end())
-        if not self.over:
-            chunks += self._take(self._decoder.end())
-        if not self.over:
-            chunks += self._complete()
-        return chunks
+        """The upstream closed without saying that it was done: complete or a failure, never in between."""
+        return self._collect(chain(self._events(self._split(None)), self._last_events(), [Complete()]))
 
-    def decode(self, frames: Iterable[Any]) -> list[bytes]:
-        chunks: list[bytes] = []
+    def _split(self, piece: bytes | None) -> Iterator[Any]:
+        yield from self._splitter.end() if piece is None else self._splitter.feed(piece)
+
+    def _events(self, frames: Iterable[Any]) -> Iterator[Event]:
         for frame in frames:
-            chunks += self._take(self._decoder.feed(frame))
-            if self.over:
-                break
-        return chunks
+            yield from self._decoder.feed(frame)
 
-    def _take(self, events: Iterable[Event]) -> list[bytes]:
+    def _last_events(self) -> Iterator[Event]:
+        yield from self._decoder.end()
+
+    def _collect(self, events: Iterable[Event]) -> list[bytes]:
         chunks: list[bytes] = []
-        for event in events:
-            kind = type(event)
-            if kind is Complete:
-                return chunks + self._complete()
-            if kind is Failed:
-                raise GatewayError(event.failure)  # type: ignore[union-attr]
-            if kind is Delta:
-                self.progressed = True
-            chunks += self.rendering.feed(event)
+        try:
+            for event in events:
+                chunks += self.rendering.feed(event)
+                kind = type(event)
+                if kind is Delta:
+                    self.progressed = True
+                elif kind is Complete:
+                    self.over = True
+                    break
+        except GatewayError as error:
+            self.over = True
+            self.failure = error
         return chunks
-
-    def _complete(self) -> list[bytes]:
-        self.over = True
-        return self.rendering.end()
 
 
 def _splitter(exchange: HttpStream | ScriptedStream) -> Splitter | LineSplitter:

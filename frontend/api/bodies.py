@@ -12,7 +12,7 @@ from shared.errors import fail
 
 def visit() -> Visit:
     """The visit of the current request."""
-    found: Visit = request.scope[VISIT]  # type: ignore[literal-required]
+    found: Visit = request.scope[VISIT]  # type: ignore[typeddict-item]
     return found
 
 
