@@ -10,7 +10,7 @@ import redis
 
 from cli.advertisements import live_workers
 from cli.ports import reachable
-from shared.settings import SettingsError, load_frontend, load_worker
+from shared.settings import SettingsError, load_frontend, load_worker, process_environment
 from shared.settings.providers import canonical
 
 SECONDS = 3.0
@@ -18,7 +18,7 @@ SECONDS = 3.0
 
 def frontend_is_ready() -> bool:
     """Whether the frontend of this container would serve a caller now."""
-    settings = load_frontend()
+    settings = load_frontend(process_environment())
     connection = http.client.HTTPConnection(reachable(settings.host).strip("[]"), settings.port, timeout=SECONDS)
     try:
         connection.request("GET", "/health/ready")
@@ -29,7 +29,7 @@ def frontend_is_ready() -> bool:
 
 def a_worker_is_alive(provider: str) -> bool:
     """Whether any worker of the provider advertises itself."""
-    settings = load_worker(provider)
+    settings = load_worker(provider, process_environment())
     server = redis.Redis.from_url(settings.redis_url.reveal(), socket_timeout=SECONDS, socket_connect_timeout=SECONDS)
     with server:
         return any(worker.provider == canonical(provider) for worker in live_workers(server))
