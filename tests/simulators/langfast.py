@@ -8,8 +8,9 @@
 
 Three controls, since three things can fail. `signup` takes the options of `script` as for any JSON answer, and
 `token_seconds=S` (negative: expired at birth). `sockets` takes `status` (the upgrade is answered with it), `delay` and the
-faults of `SOCKET_FAULTS`. `control` is for runs: faults that need no socket (`hang_before_headers`, `html`, ...), `status`,
-`error` and `delay` apply to the answer of the HTTP request; the others to the chunks:
+faults of `SOCKET_FAULTS`; `play=FILE` and `scene=N` play a recorded conversation to the socket, and the run that is
+started then is given the recorded execution. `control` is for runs: faults that need no socket (`hang_before_headers`,
+`html`, ...), `status`, `error` and `delay` apply to the answer of the HTTP request; the others to the chunks:
 
 =====================  =============================================================================================
 `truncate`             leaves the namespace (`41`) and closes (`1`) after `at` pieces
@@ -41,6 +42,7 @@ import trio
 
 from tests.simulators.http_server import Answer, Simulator
 from tests.simulators.langfast_run import RUN_VOCABULARY, Run, perform_run
+from tests.simulators.langfast_scene import RECORDED_JOB_ID
 from tests.simulators.langfast_socket import SOCKET_VOCABULARY, Clients, converse
 from tests.simulators.ledger import Call
 from tests.simulators.limits import TokenBucket
@@ -188,7 +190,8 @@ class Langfast(Simulator):
             call.notes["refused"] = "run"
             await answer.send(400, [JSON_TYPE], refusal)
             return
-        run = Run(sub, message, script)
+        scripted = any(socket.scripted for socket in self.clients.of(sub))
+        run = Run(sub, message, script, *([RECORDED_JOB_ID] if scripted else ()))
         material = _json_material(encode({"run_id": body["run_id"], "jobs": [{"job_id": run.job_id}]}))
         material.text = run.text
         failing = script.status is not None or script.error is not None or script.fault in FAULTS_WITHOUT_BODY
@@ -197,10 +200,13 @@ class Langfast(Simulator):
             return
         self.runs.append(run)
         assert self._runs_nursery is not None
-        self._runs_nursery.start_soon(perform_run, self.clients, run)
-        await run.early.wait()
+        if not scripted:
+            self._runs_nursery.start_soon(perform_run, self.clients, run)
+            await run.early.wait()
         await perform(answer, Script(delay=script.delay), material)
         run.answered.set()
+        for socket in self.clients.of(sub):
+            socket.run_started.set()
 
     def _refused_run(self, body: dict[str, Any], meta: dict[str, Any], sub: str) -> bytes | None:
         model = str(meta.get("model"))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
+from tests.simulators.langfast import Langfast
 from tests.simulators.raw_client import ask
-from tests.simulators.socket_client import socket_client
+from tests.simulators.socket_client import SocketClient, socket_client
 
 
-async def sign_up(upstream):
+async def sign_up(upstream: Langfast) -> tuple[int, Any]:
     seen = await ask(upstream, {}, path="/auth/v1/signup", apikey=upstream.anon_key)
     return seen.status, json.loads(seen.body)
 
 
-def run_body(upstream, session, words, **meta):
+def run_body(upstream: Langfast, session: Any, words: str, **meta: Any) -> dict[str, Any]:
     return {
         "run_id": str(uuid.uuid4()),
         "prompt_id": upstream.prompt_id,
@@ -30,7 +33,7 @@ def run_body(upstream, session, words, **meta):
     }
 
 
-async def start(upstream, session, words, **changes):
+async def start(upstream: Langfast, session: Any, words: str, **changes: Any) -> tuple[int, Any]:
     body = {**run_body(upstream, session, words), **changes}
     seen = await ask(
         upstream,
@@ -43,14 +46,14 @@ async def start(upstream, session, words, **changes):
 
 
 @asynccontextmanager
-async def connected_user(upstream):
+async def connected_user(upstream: Langfast) -> AsyncIterator[tuple[Any, SocketClient]]:
     _, session = await sign_up(upstream)
     async with socket_client(upstream) as client:
-        assert (await client.connect(session["access_token"])).startswith("40{")
+        assert (await client.connect(session["access_token"]) or "").startswith("40{")
         yield session, client
 
 
-async def play(upstream, words):
+async def play(upstream: Langfast, words: str) -> tuple[str, list[tuple[str, Any]]]:
     """Start a run and collect its events until completion or the end of the connection."""
     async with connected_user(upstream) as (session, client):
         status, answer = await start(upstream, session, words)

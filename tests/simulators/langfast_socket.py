@@ -10,6 +10,7 @@ import trio
 from wsproto.utilities import RemoteProtocolError
 
 from tests.simulators.http_server import Answer
+from tests.simulators.langfast_scene import Scene, scene
 from tests.simulators.ledger import Ledger
 from tests.simulators.script import Script, Vocabulary
 from tests.simulators.speech import encode
@@ -25,7 +26,7 @@ SOCKET_FAULTS = {
     "close_after_connect": "`41` and `1` as soon as the client is connected",
     "noop": "frames that mean nothing: a noop, a binary event, an event of another namespace, an ack",
 }
-SOCKET_VOCABULARY = Vocabulary(faults=frozenset(SOCKET_FAULTS))
+SOCKET_VOCABULARY = Vocabulary(options=frozenset({"scene"}), faults=frozenset(SOCKET_FAULTS))
 NOISE = ("6", '451-["execution:chunk",{"_placeholder":true,"num":0}]', '42/admin,["execution:chunk",{}]', "430[]")
 
 
@@ -40,6 +41,9 @@ class Socket:
     odd_frames: list[str] = field(default_factory=list)
     """Frames the client sent that are not in the protocol."""
     answered: trio.Event = field(default_factory=trio.Event)
+    scripted: bool = False
+    """The frames come from a recording, not from the runs."""
+    run_started: trio.Event = field(default_factory=trio.Event)
 
     async def emit(self, event: str, payload: object) -> None:
         """One event. Raises OSError or ClosedResourceError if the connection is gone."""
@@ -79,12 +83,12 @@ async def converse(clients: Clients, answer: Answer, script: Script) -> None:
     except RemoteProtocolError:
         await answer.send(400, [("content-type", "application/json")], b'{"code":3,"message":"Bad request"}')
         return
-    socket = Socket(websocket)
+    socket = Socket(websocket, scripted=script.play is not None)
     answer.call.notes["socket"] = socket
     await trio.sleep(script.delay)
     try:
         async with trio.open_nursery() as nursery:
-            if script.fault not in ("silent", "no_open"):
+            if script.fault not in ("silent", "no_open") and not socket.scripted:
                 nursery.start_soon(_ping, clients, socket)
             await _talk(clients, socket, script)
             nursery.cancel_scope.cancel()
@@ -95,11 +99,34 @@ async def converse(clients: Clients, answer: Answer, script: Script) -> None:
 
 async def _talk(clients: Clients, socket: Socket, script: Script) -> None:
     try:
+        if script.play is not None:
+            await _play(clients, socket, scene(script.play, int(script.extra.get("scene", "1"))))
+            return
         if script.fault != "no_open":
             await socket.websocket.send("0" + _open_packet(clients))
         await _read(clients, socket, script)
     except (OSError, trio.ClosedResourceError):
         clients.ledger.close(socket.websocket.call, "client")  # unless this side has closed it before
+
+
+async def _play(clients: Clients, socket: Socket, frames: Scene) -> None:
+    """The events come after a run has been started, as in the recordings."""
+    for direction, frame in frames:
+        if direction == "S":
+            if frame.startswith(("42", "2", "41")):
+                await socket.run_started.wait()
+            await socket.websocket.send(frame)
+            continue
+        received = await socket.websocket.receive()
+        if received is None:
+            return
+        if not received.startswith(frame[:2]):
+            socket.odd_frames.append(received)
+        elif frame.startswith("40"):
+            socket.sub = clients.accounts.subject(str(json.loads(received[2:]).get("token")))
+            clients.connected.append(socket)
+            clients.ledger.changed()
+    await socket.websocket.close()
 
 
 def _open_packet(clients: Clients) -> str:

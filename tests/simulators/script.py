@@ -299,5 +299,5 @@ def _sized(words: list[str], size: int) -> list[str]:
 def answer_text(message: str) -> str:
     """The whole text that answers this message, by the options it carries itself."""
     options = parse_options(message)
-    shaping = {name: options[name] for name in ("chunks", "size", "text") if name in options}
+    shaping: dict[str, Any] = {name: options[name] for name in ("chunks", "size", "text") if name in options}
     return "".join(answer_pieces(message, build_script(shaping)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import hmac
 import json
@@ -91,7 +90,7 @@ class Accounts:
             "session_id": str(uuid.uuid4()),
             "is_anonymous": True,
         }
-        session = copy.deepcopy(json.loads(recording("langfast_signup.json").body))
+        session: dict[str, Any] = json.loads(recording("langfast_signup.json").body)
         refresh_token = base64url(uuid.uuid4().bytes)
         self._refresh_tokens[refresh_token] = sub
         session.update(

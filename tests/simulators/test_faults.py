@@ -268,7 +268,7 @@ async def test_the_client_leaves_in_the_middle_and_the_ledger_sees_it_at_once(up
     await upstream.ledger.wait_closed(call)
 
     assert (call.closed_by, call.finished) == ("client", False)
-    assert call.closed_at - left < 0.05
+    assert call.closed_at - left < 0.25
     assert upstream.ledger.open_calls == []
 
 

@@ -9,9 +9,11 @@ import trio
 
 from tests.simulators.langfast import Langfast
 from tests.simulators.langfast_client import connected_user, play, run_body, sign_up, start
+from tests.simulators.langfast_scene import RECORDED_JOB_ID, scene
 from tests.simulators.raw_client import ask
 from tests.simulators.recordings import WIRE, recording
-from tests.simulators.script import DIFFICULT_TEXTS
+from tests.simulators.script import DIFFICULT_TEXTS, ScriptError
+from tests.simulators.socket_client import socket_client
 
 NOW = 1_760_000_000
 
@@ -216,3 +218,36 @@ async def test_difficult_texts(upstream):
         _, heard = await play(upstream, f"sim:text={name}")
         said = "".join(DIFFICULT_TEXTS[name]).encode("utf-16", "surrogatepass").decode("utf-16")
         assert contents(heard)[-1] == said
+
+
+SCENES = [("langfast_socketio.txt", 1), *(("langfast_socketio_errors.txt", number) for number in range(1, 7))]
+
+
+@pytest.mark.parametrize(("file", "number"), SCENES)
+async def test_a_recorded_conversation_is_played_verbatim(upstream, file, number):
+    wanted = [frame for direction, frame in scene(file, number) if direction == "S"]
+    upstream.sockets.next(play=file, scene=number)
+    _, session = await sign_up(upstream)
+
+    async with socket_client(upstream) as client:
+        heard = [await client.receive()]
+        await client.send("40" + json.dumps({"token": session["access_token"]}))
+        heard.append(await client.receive())
+        if heard[-1].startswith("40"):
+            _, answer = await start(upstream, session, "anything")
+            assert answer["jobs"][0]["job_id"] == RECORDED_JOB_ID
+        while len(heard) < len(wanted):
+            heard.append(await client.receive())
+            if heard[-1] == "2":
+                await client.send("3")
+        if file == "langfast_socketio.txt":  # there the client takes its leave
+            await client.send("41")
+            await client.send("1")
+        assert await client.receive() is None
+
+    assert heard == wanted
+
+
+async def test_a_scene_that_does_not_exist_is_told(upstream):
+    with pytest.raises(ScriptError):
+        scene("langfast_socketio.txt", 2)
