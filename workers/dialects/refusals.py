@@ -16,6 +16,10 @@ from workers.dialects.waiting import waiting_seconds
 from workers.exchange import HttpReply
 
 MESSAGE_CHARACTERS: Final = 500
+"""How much of an upstream's message a caller is shown."""
+
+_READ_CHARACTERS: Final = 2000
+"""How much of it we look at: what comes later cannot matter, and searches in an endless text take endless time."""
 
 _OURS: Final = {
     "credential_invalid": "The upstream refused the key.",
@@ -35,7 +39,7 @@ _SECRETS: Final = re.compile(
     | \bBearer\s+\S+
     | (?<=api\ key:\s)\S+
     | [\w.+-]+@[\w-]+\.[\w.-]+                                                          # mail addresses
-    | \b(?:https?|wss?)://\S+
+    | \b(?:https?|wss?)://[^\s<>"'),]+
     | \b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b                                              # network addresses
     | (?<=on\ behalf\ of\ user\ )\S+
     | \b[0-9a-f]{32,}\b
@@ -62,7 +66,7 @@ def refusal(reply: HttpReply, rules: Rules) -> Failure:
         return _unreadable(reply)
     wait = waiting_seconds(reply.headers, said.message)
     # A 200 that holds an error is an error; its status is what the body says.
-    status = reply.status if reply.status >= 400 else said.status
+    status = said.status if reply.status == 200 else reply.status
     return classified(said, rules, status, wait)
 
 
@@ -123,11 +127,14 @@ def understood(body: Any) -> Said | None:
 
 def scrubbed(text: str) -> str:
     """`text` in one line, cut to a readable length, without keys, account names, addresses and links."""
-    return _SECRETS.sub("[…]", " ".join(text.split()))[:MESSAGE_CHARACTERS]
+    line = " ".join(text[:_READ_CHARACTERS].split())
+    if len(text) > _READ_CHARACTERS:  # the last word may be half a secret
+        line = line.rpartition(" ")[0]
+    return _SECRETS.sub("[…]", line)[:MESSAGE_CHARACTERS]
 
 
 def _first_text(*values: Any) -> str:
-    return next((value for value in values if isinstance(value, str) and value), "")
+    return next((value for value in values if isinstance(value, str) and value), "")[: 2 * _READ_CHARACTERS]
 
 
 def _is_status(value: Any) -> bool:
@@ -162,5 +169,5 @@ def _text(kind: str, message: str) -> str:
 
 def _limited(said: Said) -> str | None:
     """OpenAI says in `type` whether requests or tokens ran out."""
-    tokens = re.search(r"\btokens?\b|\bTP[MD]\b", f"{said.type} {said.code} {said.message}".replace("_", " "))
-    return "tokens" if tokens else None
+    text = f"{said.type} {said.code} {said.message}".replace("_", " ")
+    return "tokens" if re.search(r"\b(tokens?|TPM|TPD)\b", text, re.IGNORECASE) else None

@@ -12,7 +12,7 @@ LONGEST_SECONDS: Final = 24 * 3600.0
 _UNITS: Final = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(milli|ms|s|m|h|d)", re.IGNORECASE | re.ASCII)
 _PROSE = re.compile(
-    r"\b(?:again|retry|wait)\b[^.\d]{0,20}"
+    r"\b(?:again|retry|wait)\b[^.;,\d]{0,20}"
     r"((?:\d+(?:\.\d+)?\s*(?:milliseconds?|ms|seconds?|secs?|minutes?|mins?|hours?|hrs?|days?|[smhd])\s*)+)",
     re.IGNORECASE | re.ASCII,
 )
