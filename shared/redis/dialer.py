@@ -18,6 +18,8 @@ FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 1.0
 STABLE_SECONDS = 0.1
 """A connection that lasted this long was a good one; one that ends sooner counts as another failed attempt."""
+SHORT_LIVED_FAILURES = 3
+"""… but as no more than so many: the server does answer, and somebody who cuts our connections must not keep us away."""
 
 
 class Dialer:
@@ -81,8 +83,9 @@ class Dialer:
 
     def failed(self, error: RedisError) -> None:
         """An attempt, or the connection that it led to, has failed."""
-        if self.failure is None and trio.current_time() - self._connected_at >= STABLE_SECONDS:
-            self._failed = 0
+        if self.failure is None:
+            stable = trio.current_time() - self._connected_at >= STABLE_SECONDS
+            self._failed = 0 if stable else min(self._failed, SHORT_LIVED_FAILURES - 1)
         self.failure = error
         self._failed += 1
 
