@@ -23,21 +23,22 @@ from shared.settings import EXIT_SETTINGS
 ROOT = Path(__file__).parents[2]
 PATIENT = 10.0
 
+# They speak with os.write: a signal may arrive while `print` still holds its buffer, and print cannot be entered twice.
 WELL_BEHAVED = """
-    import signal, sys, time
+    import os, signal, sys, time
     def stop(*_):
-        print("asked to stop", flush=True)
+        os.write(1, b"asked to stop\\n")
         sys.exit(0)
     signal.signal(signal.SIGTERM, stop)
-    print("up", flush=True)
+    os.write(1, b"up\\n")
     while True:
         time.sleep(60)
 """
 
 DEAF = """
-    import signal, time
-    signal.signal(signal.SIGTERM, lambda *_: print("not listening", flush=True))
-    print("up", flush=True)
+    import os, signal, time
+    signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"not listening\\n"))
+    os.write(1, b"up\\n")
     while True:
         time.sleep(60)
 """
@@ -139,7 +140,7 @@ async def test_a_crashed_child_is_started_again_and_that_is_said(tmp_path):
 
 
 async def test_groups_stop_one_after_the_other():
-    slow = WELL_BEHAVED.replace("sys.exit(0)", "time.sleep(0.3); print('done', flush=True); sys.exit(0)")
+    slow = WELL_BEHAVED.replace("sys.exit(0)", "time.sleep(0.3); os.write(1, b'done\\n'); sys.exit(0)")
     async with running([[child("f1", slow), child("f2", slow)], [child("w", WELL_BEHAVED)]]) as (lines, stop, status):
         await lines.wait_for(lambda said: {"f1: up", "f2: up", "w: up"} <= set(said))
         stop()
