@@ -85,7 +85,7 @@ class ChatDecoder:
             return self._body(frame)
         chunk = self._chunk(frame.data)
         if chunk is None:
-            return self._no_chunk(frame.data)
+            return self._no_chunk(frame)
         if not (chunk.choices or chunk.usage) or chunk.error:
             return self._perhaps_an_error(frame.data, frame.status, named=frame.event == "error")
         return self._events(chunk)
@@ -94,9 +94,11 @@ class ChatDecoder:
         """Nothing is held back that could still complete the answer: whether it is complete shows in the finish reasons."""
         return []
 
-    def _no_chunk(self, data: bytes) -> list[Event]:
-        if data.strip().startswith(b"[DONE]"):
+    def _no_chunk(self, frame: ServerSentEvent) -> list[Event]:
+        if frame.data.strip().startswith(b"[DONE]"):
             return self._complete()
+        if frame.event == "error":
+            return self._fail(reported(None, self._rules, frame.status))
         self.malformed += 1
         return []
 
