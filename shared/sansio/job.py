@@ -2,7 +2,7 @@
 
     WAITING --frame or report of the current attempt--> RUNNING --DONE or final FAILED--> ENDED
        ^                                                   |
-       +--- retryable failure or lost worker, nothing ----+        leave() ends it from anywhere
+       +--- retryable failure or lost worker, nothing -----+       leave() ends it from anywhere
             seen by the caller, starts left
 
 The owner locks on the first worker incarnation (a random id) that speaks for the current attempt. Whoever else speaks for the
@@ -10,11 +10,15 @@ job is told to cancel: a second worker that got the same entry, a worker of an e
 woke up. That one rule makes late, doubled and orphaned attempts stop; a counter alone would not, since a Redis that was
 rewound can repeat numbers.
 
+It works the other way round too: a worker's report names everything that it still answers for. If it does not name a job that
+we believe to run there, the worker has given it up, and waiting for it would last until the deadline.
+
 The machine does no I/O. It collects orders for workers in `orders`, which its shell takes and sends, and raises `resubmit`
 when the shell must put the next attempt on the queue. A frame's payload is opaque, except a failure's.
 """
 
 from enum import Enum
+from typing import Final
 
 import msgspec
 
@@ -24,6 +28,9 @@ from shared.schema.job import FrameKind, Order, OrderKind
 
 _failure = msgspec.msgpack.Decoder(Failure)
 
+UNLISTED_REPORTS: Final = 2
+"""So many reports in a row must leave a job out, since one may have overtaken the frame that says that the job has begun."""
+
 
 class State(Enum):
     WAITING = "waiting"
@@ -32,7 +39,8 @@ class State(Enum):
 
 
 class Ownership:
-    """One job. `starts` counts attempts that a worker began; at most `max_starts` of them.
+    """One job. `starts` counts attempts that a worker began; at most `max_starts` of them. An attempt that is handed back by a
+    worker that shuts down does not count, unless the upstream had accepted it.
 
     `commits_on_chunk`: a chunk goes to the caller as it comes (streaming), so that no new attempt may follow; otherwise the
     caller sees nothing before the end.
@@ -49,6 +57,7 @@ class Ownership:
         self.resubmit = False
         self.orders: list[tuple[str, Order]] = []
         self.received: Receiver[tuple[int, bytes]] = Receiver()
+        self._unlisted = 0
         self._max_starts = max_starts
         self._commits_on_chunk = commits_on_chunk
 
@@ -58,30 +67,38 @@ class Ownership:
     def frame(self, worker: str, attempt: int, seq: int, kind: int, payload: bytes) -> list[tuple[int, bytes]]:
         """A frame arrived: the `(kind, payload)` pairs that are due, in order. The last is DONE or FAILED when it is over.
 
-        A failure that leads to another attempt is not handed out; `resubmit` is set instead.
+        A failure that leads to another attempt is not handed out; `resubmit` is set instead, and what was handed out of this
+        attempt so far is void.
         """
         if not self._listens_to(worker, attempt):
             return []
         due = self.received.accept(seq, (kind, payload))
         if self.received.has_hole:
             self._ask(worker, self.received.question())
-        if not due:
-            return due
-        last_kind, last_payload = due[-1]
-        if self._commits_on_chunk and not self.committed:
-            self.committed = any(kind == FrameKind.CHUNK for kind, _ in due)
-        if last_kind == FrameKind.DONE:
-            self._order(worker, OrderKind.FINISHED)
-            self.state = State.ENDED
-        elif last_kind == FrameKind.FAILED:
-            self._order(worker, OrderKind.FINISHED)
-            return self._failed(_failure.decode(last_payload), due)
+        for count, (due_kind, due_payload) in enumerate(due, 1):
+            if due_kind == FrameKind.CHUNK:
+                self.committed = self._commits_on_chunk
+            elif due_kind == FrameKind.DONE:
+                self._order(worker, OrderKind.FINISHED)
+                self.state = State.ENDED
+                return due[:count]
+            elif due_kind == FrameKind.FAILED:
+                self._order(worker, OrderKind.FINISHED)
+                return due[:count] if self._failed(_failure.decode(due_payload)) else []
         return due
 
     def report(self, worker: str, attempt: int, next_seq: int) -> None:
         """The worker says once a second that it runs the attempt and has sent `next_seq` frames."""
         if self._listens_to(worker, attempt):
+            self._unlisted = 0
             self._ask(worker, self.received.reported(next_seq))
+
+    def unlisted(self, worker: str) -> None:
+        """A report of this worker, which ought to name all its attempts for us, does not name the one we follow."""
+        if self.state is State.RUNNING and worker == self.worker:
+            self._unlisted += 1
+            if self._unlisted == UNLISTED_REPORTS:
+                self.worker_lost()
 
     def nudge(self) -> None:
         """Messages may have been lost on our side: ask for whatever follows what we have."""
@@ -91,7 +108,7 @@ class Ownership:
     def worker_lost(self) -> None:
         """The worker that ran the attempt is gone."""
         if self.state is State.RUNNING:
-            self._failed(Failure("worker_lost", "The worker that ran this request was lost."), [])
+            self._failed(Failure("worker_lost", "The worker that ran this request was lost."))
 
     def vanished(self) -> None:
         """The queue lost the entry before anybody started: the next attempt costs no start."""
@@ -109,6 +126,7 @@ class Ownership:
         if self.state is State.RUNNING and self.worker is not None:
             self._order(self.worker, OrderKind.CANCEL)
         self.state = State.ENDED
+        self.resubmit = False
 
     def _listens_to(self, worker: str, attempt: int) -> bool:
         if worker == self.worker and attempt == self.attempt and self.state is State.RUNNING:
@@ -121,19 +139,21 @@ class Ownership:
         self.orders.append((worker, (OrderKind.CANCEL, self.id, attempt, 0)))
         return False
 
-    def _failed(self, failure: Failure, due: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        if failure.kind == "shutting_down":
+    def _failed(self, failure: Failure) -> bool:
+        """Whether the failure is final."""
+        if failure.kind == "shutting_down" and self.received.next == 2:  # nothing between STARTED and FAILED
             self.starts -= 1
         if failure.row.again and not self.committed and self.starts < self._max_starts:
             self._next_attempt()
-            return []
+            return False
         self.failure = failure
         self.state = State.ENDED
-        return due
+        return True
 
     def _next_attempt(self) -> None:
         self.attempt += 1
         self.worker = None
+        self._unlisted = 0
         self.state = State.WAITING
         self.received = Receiver()
         self.resubmit = True

@@ -30,10 +30,10 @@ class Liveness:
             self._proof = max(self._proof, answered)
 
     def start_again(self, now: float) -> None:
-        """We may have missed anything: nobody counts as silent before `now`."""
-        self._proof = now
-        for peer in self._heard:
-            self._heard[peer] = now
+        """We may have missed anything: nobody counts as silent before `now`. Saying it twice changes nothing."""
+        self._proof = max(self._proof, now)
+        for peer, heard in self._heard.items():
+            self._heard[peer] = max(heard, now)
 
     def silent_seconds(self, peer: str) -> float:
         """How long the peer has been silent while it would have been heard; 0 for a peer that is not watched."""
