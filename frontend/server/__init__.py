@@ -4,9 +4,9 @@
 writes ours, `app_call.py` calls the app. `hypercorn_parts.py` and `quart_parts.py` say what is relied on below and above.
 """
 
-from frontend.server.on_leave import OnLeave
+from frontend.server.on_leave import OnLeave, on_leave
 from frontend.server.quart_parts import StreamBody, prepare
 from frontend.server.serving import serve
 from frontend.server.settings import ServerSettings
 
-__all__ = ["OnLeave", "ServerSettings", "StreamBody", "prepare", "serve"]
+__all__ = ["OnLeave", "ServerSettings", "StreamBody", "on_leave", "prepare", "serve"]

@@ -14,6 +14,11 @@ from frontend.server.hypercorn_parts import AsgiApp, Receive, Send
 SCOPE_KEY = "sluice.on_leave"
 
 
+def on_leave(scope: Any, function: Callable[[], object]) -> None:
+    """Have `function` called when the request of this ASGI scope is over; the app must run inside `OnLeave`."""
+    scope[SCOPE_KEY].append(function)
+
+
 class OnLeave:
     """ASGI middleware: calls what a request has put in `scope["sluice.on_leave"]`, once each, when its call ends.
 
@@ -29,11 +34,11 @@ class OnLeave:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        on_leave: list[Callable[[], object]] = []
-        scope[SCOPE_KEY] = on_leave
+        functions: list[Callable[[], object]] = []
+        scope[SCOPE_KEY] = functions
         try:
             await self._app(scope, receive, send)
         finally:
             with ExitStack() as stack:
-                for function in on_leave:
+                for function in functions:
                     stack.callback(function)

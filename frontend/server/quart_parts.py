@@ -32,7 +32,7 @@ class StreamBody(ResponseBody):
     `Response(StreamBody(iterator), content_type="text/event-stream")`. Quart-Trio wraps anything but an async generator
     in a generator of its own and takes an async iterator for a synchronous one; this hands it over as it is. An empty
     piece is not sent. If the iterator has `aclose`, it is awaited at the end, but only if the response has begun:
-    what must happen in any case belongs in `scope["sluice.on_leave"]`.
+    what must happen in any case is registered with `on_leave`.
     """
 
     def __init__(self, pieces: AsyncIterator[bytes]) -> None:

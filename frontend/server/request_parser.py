@@ -59,6 +59,8 @@ class RequestParser(h11.Connection):
             super().receive_data(data)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        if self.their_state is h11.MUST_CLOSE:
+            return h11.NEED_DATA  # what follows a last request is nobody's; h11 would answer it before the request
         try:
             event = self._next_request() if self.their_state is h11.IDLE else super().next_event()
             if isinstance(event, h11.EndOfMessage) and self._chunked_tail is not None:

@@ -132,6 +132,14 @@ async def test_connection_close_is_honoured(path):
         assert await client.closed() == ("closed", b"")
 
 
+async def test_what_follows_a_last_request_is_ignored():
+    async with running(demo, linger_seconds=0.05) as server:
+        client = await server.connect()
+        await client.send(post("/echo", b"last", headers="Connection: close\r\n") + b"\r\n" + get("/never"))
+        assert (await client.answer()).body == b"last"
+        assert await client.closed() == ("closed", b"")
+
+
 # ---- Clocks
 
 

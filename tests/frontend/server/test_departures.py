@@ -59,6 +59,17 @@ async def test_bytes_behind_the_request_do_not_hide_a_departure(how, extra):
         assert app.calls == 1
 
 
+@pytest.mark.parametrize("version, headers", [("1.1", "Connection: close\r\n"), ("1.0", "")])
+async def test_bytes_behind_a_last_request_do_not_hide_a_departure(version, headers):
+    app = Waiting(b"begun")
+    async with running(app) as server:
+        client = await server.connect()
+        await client.send(get(version=version, headers=headers) + b"\r\nxyz")
+        assert b" 200 " in await client.received(b"begun")
+        await client.leave("fin")
+        await told_at_once(app)
+
+
 async def test_the_bytes_that_may_wait_behind_a_request_are_bounded():
     app = Waiting(b"begun")
     async with running(app) as server:

@@ -2,10 +2,11 @@
 
 import pytest
 import trio
+import trio.testing
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from frontend.server import ServerSettings, StreamBody, prepare
+from frontend.server import ServerSettings, StreamBody, on_leave, prepare
 from tests.frontend.server.wire import Cut, get, post, running
 
 SETTINGS = ServerSettings(body_seconds=0.3)
@@ -52,7 +53,7 @@ class App:
         prepare(self.quart, SETTINGS, max_body_bytes=1000)
 
     def _register(self):
-        request.scope["sluice.on_leave"].append(self._leave)
+        on_leave(request.scope, self._leave)
 
     def _leave(self):
         self.departures += 1

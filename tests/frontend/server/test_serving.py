@@ -7,8 +7,11 @@ from contextlib import suppress
 
 import pytest
 import trio
+import trio.testing
 
 from frontend.server import ServerSettings, serve
+from frontend.server.connection import Surroundings, serve_connection
+from frontend.server.hypercorn_parts import WorkerContext, end_keep_alive, make_config
 from frontend.server.listener import RESERVED_DESCRIPTORS, connection_limit, open_listener
 from tests.frontend.server.apps import Waiting, demo
 from tests.frontend.server.wire import Client, get, running
@@ -70,19 +73,46 @@ async def test_after_shutdown_a_response_says_that_it_is_the_last():
         assert (await client.answer()).headers["connection"] == "close"
 
 
-async def test_a_request_that_is_on_its_way_at_shutdown_is_answered():
-    async with running(demo, graceful_seconds=30) as server:
-        old, fresh = await server.connect(), await server.connect()
-        await old.send(get())
-        await old.answer()
-        # No checkpoint between the bytes and the shutdown that would let the server read first.
-        for client in (old, fresh):
-            assert client.stream.socket._sock.send(get("/late"))
-        server.shutdown.set()
-        for client in (old, fresh):
-            reply = await client.answer()
-            assert (reply.status, reply.body) == (200, b"GET /late")
-            assert await client.closed() == ("closed", b"")
+async def test_clients_that_connect_at_the_last_moment_are_answered():
+    stop = trio.Event()
+    late = socket.socket()
+
+    async def shutdown():
+        await stop.wait()
+        late.connect(address)  # and no checkpoint until the server has stopped accepting
+        late.send(get("/late"))
+
+    with late:
+        async with trio.open_nursery() as nursery:
+
+            async def serve_it(task_status):
+                await serve(demo, ServerSettings(graceful_seconds=30), shutdown=shutdown, task_status=task_status)
+
+            address = await nursery.start(lambda task_status: serve_it(task_status))
+            stop.set()
+        late.settimeout(1)
+        assert late.recv(65536).endswith(b"GET /late")
+
+
+async def test_a_request_that_has_come_but_was_not_read_yet_is_answered_before_the_end():
+    settings = ServerSettings()
+    around = Surroundings(demo, settings, make_config(settings), WorkerContext(None), ("127.0.0.1", 1))
+    connections = set()
+    near, far = socket.socketpair()
+    with far:
+        near.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_connection, near, ("127.0.0.1", 2), around, connections)
+            await trio.testing.wait_all_tasks_blocked()
+            [connection] = connections
+            far.send(get("/late"))
+            await end_keep_alive(around.config, around.context)
+            connection.retire()
+        far.settimeout(1)
+        reply = far.recv(65536)
+        assert b"connection: close" in reply.lower()
+        assert reply.endswith(b"GET /late")
+    assert not connections
 
 
 @pytest.mark.parametrize("version, how", [("1.1", "closed"), ("1.0", "reset")])

@@ -73,14 +73,16 @@ async def test_the_kernel_drops_a_client_that_never_reads(monkeypatch):
             await app.told.wait()
 
 
-async def test_a_client_that_reads_in_drops_is_dropped():
+@pytest.mark.parametrize("drop", [10, 2000])
+async def test_a_client_that_reads_in_drops_is_dropped(drop):
+    """The larger ones make room in the kernel again and again, but less than 64 KiB in the time that the client has."""
     app = Endless()
     async with running(app, write_stall_seconds=0.3) as server:
         client = await blocked_client(server, app)
         with trio.fail_after(2):
             while not app.told.is_set():
-                await client.stream.receive_some(10)
-                await trio.sleep(0.02)
+                await client.stream.receive_some(drop)
+                await trio.sleep(0.03)
 
 
 async def test_a_client_that_reads_slowly_gets_everything():
