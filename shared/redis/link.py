@@ -139,7 +139,7 @@ class Link:
             return []
         gathering = _Gathering(len(packed))
         if self._pipeline is not None:
-            self._pipeline.submit_many(b"".join(packed), len(packed), gathering.deliver)
+            self._pipeline.submit(b"".join(packed), gathering.deliver, len(packed))
         else:
             for _ in packed:
                 self._turn_away(gathering.deliver)

@@ -8,6 +8,10 @@ Otherwise it gathers with others until replies arrive (the connection is woken t
 costs a command at most the way to the server and back, which it would partly spend behind the outstanding ones in any case,
 and saves both sides a system call and a wake-up for each.
 
+`submit` may be called from a `finally`, so also from that of a generator which the garbage collector closes at a moment of
+its own choosing: in the middle of another `submit`. So what is submitted gets its place by a single append, and whoever was
+interrupted while sending sends the interruption as well; bytes and queue cannot get different orders.
+
 Deadlines: all commands have the same, so only the oldest can be overdue, and one watchdog looks at that one alone. A server
 that does not answer in time is as good as gone: the connection ends, and everybody who waits is told.
 """
@@ -56,6 +60,8 @@ class Pipeline:
         self._on_end = on_end
         # (time.monotonic() of submission, who gets the reply). trio.current_time() would cost four times as much here.
         self._outstanding: deque[tuple[float, Deliver | None]] = deque()
+        self._sending = False
+        self._submitted: deque[tuple[bytes, Deliver | None, int]] = deque()
         self._kernel_is_full = trio.Event()
         self._scope = trio.CancelScope()
         self._ended = False
@@ -69,33 +75,10 @@ class Pipeline:
     def unsent_bytes(self) -> int:
         return len(self._wire.unsent)
 
-    def submit(self, packed: bytes, deliver: Deliver | None) -> None:
-        """Send one command; `deliver` gets its reply."""
-        outstanding = self._outstanding
-        if outstanding:
-            if self._is_full(packed):
-                self._turn_away(deliver)
-                return
-            outstanding.append((time.monotonic(), deliver))
-            self._gather(packed)
-        else:
-            outstanding.append((time.monotonic(), deliver))
-            self._write(packed)
-        self._counts.commands += 1
-
-    def submit_many(self, packed: bytes, count: int, deliver: Deliver) -> None:
+    def submit(self, packed: bytes, deliver: Deliver | None, count: int = 1) -> None:
         """Send `count` commands in one piece; `deliver` gets their replies one by one."""
-        if self._is_full(packed):
-            for _ in range(count):
-                self._turn_away(deliver)
-            return
-        nothing_outstanding = not self._outstanding
-        self._outstanding.extend(repeat((time.monotonic(), deliver), count))
-        self._counts.commands += count
-        if nothing_outstanding:
-            self._write(packed)
-        else:
-            self._gather(packed)
+        self._submitted.append((packed, deliver, count))
+        self._take_submitted()
 
     async def run(self) -> None:
         """Serve until the connection ends, for whatever reason. Cancelling is one."""
@@ -124,7 +107,39 @@ class Pipeline:
 
     # --- sending
 
-    def _write(self, packed: bytes) -> None:
+    def _take_submitted(self) -> None:
+        while self._submitted and not self._sending:
+            self._sending = True
+            try:
+                while self._submitted:
+                    self._put(*self._submitted.popleft())
+            finally:
+                self._sending = False
+
+    def _put(self, packed: bytes, deliver: Deliver | None, count: int) -> None:
+        outstanding, wire = self._outstanding, self._wire
+        nothing_outstanding = not outstanding
+        if self._ended:
+            self._turn_away(deliver, count, "the connection was lost")
+            return
+        if not nothing_outstanding and self._is_full(packed):
+            self._turn_away(deliver, count, "too much waits to be sent to Redis already")
+            return
+        self._counts.commands += count
+        entry = (time.monotonic(), deliver)
+        if count == 1:
+            outstanding.append(entry)
+        else:
+            outstanding.extend(repeat(entry, count))
+        if nothing_outstanding:
+            self._transfer(packed)
+        else:
+            wire.unsent += packed
+            if len(wire.unsent) >= SEGMENT_BYTES and not self._kernel_is_full.is_set():
+                self._transfer(b"")
+
+    def _transfer(self, packed: bytes) -> None:
+        """Give the kernel what is unsent and `packed`; what it does not take is left to `_drain`."""
         try:
             self._wire.write(packed)
         except BROKEN as error:
@@ -133,29 +148,23 @@ class Pipeline:
             if self._wire.unsent:
                 self._kernel_is_full.set()
 
-    def _gather(self, packed: bytes) -> None:
-        unsent = self._wire.unsent
-        unsent += packed
-        if len(unsent) >= SEGMENT_BYTES:
-            self._push()
-
-    def _push(self) -> None:
-        """Send what has gathered, unless the kernel took no more the last time: then it is the turn of `_drain`."""
-        if self._kernel_is_full.is_set() or self._ended:
-            return
+    def _flush(self) -> None:
+        """Send what has gathered."""
+        self._sending = True
         try:
-            self._wire.push()
-        except BROKEN as error:
-            self.end(LinkDown(reason(error)))
-        else:
-            if self._wire.unsent:
-                self._kernel_is_full.set()
+            self._transfer(b"")
+        finally:
+            self._sending = False
+            self._take_submitted()
 
     async def _drain(self) -> None:
+        """Go on sending whenever the kernel had taken all it could."""
         while True:
             await self._kernel_is_full.wait()
             try:
-                await self._wire.drain()
+                while self._wire.unsent:
+                    await self._wire.writable()
+                    self._flush()
             except BROKEN as error:
                 self.end(LinkDown(reason(error)))
                 return
@@ -164,19 +173,19 @@ class Pipeline:
     def _is_full(self, packed: bytes) -> bool:
         """A single command may be as large as it likes; a heap of them may not."""
         unsent = len(self._wire.unsent)
-        return (unsent > 0 and unsent + len(packed) > self._max_unsent_bytes) or len(
-            self._outstanding
-        ) >= self._max_outstanding
+        too_long = unsent > 0 and unsent + len(packed) > self._max_unsent_bytes
+        return too_long or len(self._outstanding) >= self._max_outstanding
 
-    def _turn_away(self, deliver: Deliver | None) -> None:
-        self._counts.turned_away += 1
+    def _turn_away(self, deliver: Deliver | None, count: int, why: str) -> None:
+        self._counts.turned_away += count
         if deliver is not None:
-            call_safely(self._counts, deliver, LinkDown("too much waits to be sent to Redis already"))
+            for _ in range(count):
+                call_safely(self._counts, deliver, LinkDown(why))
 
     def _end_in_order(self) -> None:
         """What has gathered still goes out, as far as that is possible without waiting."""
         if self._wire.unsent:
-            self._push()
+            self._flush()
         self.end(LinkDown("the link was closed"))
 
     # --- receiving
@@ -193,8 +202,8 @@ class Pipeline:
                     if turn == REPLIES_PER_TURN:
                         turn = 0
                         await trio.lowlevel.checkpoint()
-                if wire.unsent:
-                    self._push()
+                if wire.unsent and not self._kernel_is_full.is_set():
+                    self._flush()
         except BROKEN as error:
             self.end(LinkDown(reason(error)))
 

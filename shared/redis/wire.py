@@ -60,26 +60,26 @@ class Wire:
         """The next whole reply among the bytes received so far, or `INCOMPLETE`."""
 
     def write(self, data: bytes) -> None:
-        """Send `data` behind everything that was written before; never blocks."""
-        if self.unsent:
-            self.unsent += data
-            return
-        sent = self._send(data)
-        if sent < len(data):
-            self.unsent += memoryview(data)[sent:]
-
-    def push(self) -> None:
-        """Offer the kernel what waits in `unsent`, once."""
-        with memoryview(self.unsent) as waiting:
-            sent = self._send(waiting)
-        del self.unsent[:sent]
+        """Send what is unsent, and `data` behind it, as far as the kernel takes it now; never blocks."""
+        unsent = self.unsent
+        if unsent:
+            unsent += data
+            del unsent[: self._send(unsent)]
+        else:
+            sent = self._send(data)
+            if sent < len(data):
+                unsent += memoryview(data)[sent:]
 
     async def drain(self) -> None:
         """Return when nothing is unsent."""
         while self.unsent:
-            self._check_open()
-            await trio.lowlevel.wait_writable(self._fd)
-            self.push()
+            await self.writable()
+            self.write(b"")
+
+    async def writable(self) -> None:
+        """Return when the kernel takes bytes again."""
+        self._check_open()
+        await trio.lowlevel.wait_writable(self._fd)
 
     async def receive(self) -> None:
         """Wait for bytes and feed them to the parser."""
@@ -111,7 +111,7 @@ class Wire:
         if self._fd < 0:
             raise trio.ClosedResourceError("this end of the connection was closed")
 
-    def _send(self, data: bytes | memoryview) -> int:
+    def _send(self, data: bytes | bytearray) -> int:
         try:
             sent = self._sock.send(data)
         except _NOT_WRITABLE:

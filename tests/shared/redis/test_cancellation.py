@@ -1,7 +1,9 @@
 """Whoever waits may go away at any moment, and nobody else ever gets a reply that was not meant for them."""
 
 import random
+import sys
 from functools import partial
+from types import FrameType
 
 import pytest
 import trio
@@ -9,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from shared.redis import pipeline, wire
 from shared.redis.address import Address
 from shared.redis.blocking import BlockingLink
 from shared.redis.failures import LinkDown
@@ -187,6 +190,47 @@ async def test_a_reply_and_a_cancellation_in_the_same_turn(redis_server: RedisSe
         redis_server.resume()
     assert replies == [1]
     assert nursery.cancel_scope.cancel_called
+
+
+@pytest.mark.parametrize(
+    ("within", "nth", "limit"), [(None, 1, 400), (None, 2, 400), (None, 11, 400), ("_flush", 1, 9)]
+)
+async def test_a_post_that_interrupts_at_any_line(link: Link, within: str | None, nth: int, limit: int) -> None:
+    """The garbage collector closes an abandoned generator whenever it likes, and then the generator's `finally` posts."""
+    posted: list[int] = []
+    answered: list[int] = []
+    lines = 0
+    interrupting = False
+
+    def interrupt(_frame: FrameType, event: str, _argument: object):
+        nonlocal lines, interrupting
+        lines += event == "line"
+        if not interrupting and lines % nth == 0 and len(posted) < limit:
+            interrupting = True
+            number = len(posted)
+            posted.append(number)
+            link.post(
+                "ECHO", number, on_reply=lambda reply: answered.append(number) if reply == b"%d" % number else None
+            )
+            interrupting = False
+        return interrupt
+
+    def trace(frame: FrameType, _event: str, _argument: object):
+        ours = frame.f_code.co_filename in (pipeline.__file__, wire.__file__)
+        return interrupt if ours and within in (None, frame.f_code.co_name) else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        async with trio.open_nursery() as tasks:
+            for i in range(10):
+                tasks.start_soon(_expect_echo, link, b"%d" % i * 50_000)
+                tasks.start_soon(_expect_echo, link, b"short %d" % i)
+    finally:
+        sys.settrace(before)
+    await until(lambda: len(answered) == limit, seconds=1.5)  # not only when the watchdog asks
+    assert answered == posted
+    assert link.statistics().callback_errors == 0
 
 
 async def test_closing_the_link_tells_everybody(redis_server: RedisServer) -> None:

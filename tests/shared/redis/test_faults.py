@@ -79,18 +79,17 @@ async def test_an_idle_link_notices_too(redis_server: RedisServer, impatient: Li
         await impatient.wait_up()
 
 
-async def test_a_stall_of_our_own_is_not_blamed_on_the_server(impatient: Link) -> None:
-    waiting: list[Reply] = []
-    async with trio.open_nursery() as nursery:
-
-        async def wait() -> None:
-            waiting.append(await impatient.call("PING"))
-
-        nursery.start_soon(wait)
-        await trio.lowlevel.checkpoint()
-        time.sleep(0.6)  # noqa: ASYNC251 - the stall
-    assert waiting == [b"PONG"]
-    assert impatient.statistics().connections == 1
+async def test_a_stall_of_our_own_is_not_blamed_on_the_server(redis_server: RedisServer, nursery) -> None:
+    link = Link(Address.parse(redis_server.url), timeout_seconds=0.2)
+    await nursery.start(link.run)
+    for _ in range(5):  # whether the reader or the watchdog wakes first is left to chance
+        replies: list[Reply] = []
+        link.post("PING", on_reply=replies.append)
+        time.sleep(0.25)  # noqa: ASYNC251 - the stall
+        # While the watchdog has its doubts about the first command, another one takes its time, within its own deadline.
+        assert await link.call("DEBUG", "SLEEP", "0.1") == b"OK"
+        assert replies == [b"PONG"]
+    assert link.statistics().connections == 1
 
 
 async def test_a_slow_command_executes_although_nobody_waits_any_more(

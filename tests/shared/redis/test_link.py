@@ -5,6 +5,7 @@ import random
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from shared.redis.address import Address
 from shared.redis.failures import LinkDown, Refused
@@ -173,6 +174,8 @@ async def test_large_values_both_ways(address: Address, nursery: trio.Nursery) -
                 tasks.start_soon(link.call, "APPEND", "small", i)
         assert await link.call("GET", "large") == value
     assert link.statistics().unsent_bytes == 0
+    with trio.fail_after(2):
+        await wait_all_tasks_blocked()
 
 
 async def test_other_tasks_run_while_a_flood_of_replies_is_read(link: Link) -> None:
