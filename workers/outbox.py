@@ -7,6 +7,8 @@
    was sent than it has, and orders a resend from the attempt's retention.
 4. `PUBLISH` answers how many receivers there were. A frontend without any for a few seconds, on a healthy link, is gone,
    and with it the reason for its attempts.
+5. An attempt that is given up without a word from its owner never runs here again under the same number: the owner might
+   still listen, and would take the words of the second run for the rest of the first.
 """
 
 import logging
@@ -34,6 +36,8 @@ PATIENCE_SECONDS: Final = 3.0
 """How long a frontend may have no ear on its channel: it may be reconnecting."""
 FORGET_SECONDS: Final = 30.0
 """How long a finished attempt is kept for an owner that does not say that it has everything."""
+EMPTY_REPORTS: Final = 3
+"""How often a frontend is told that nothing runs here for it any more, so that it does not wait for what was given up."""
 
 
 class Retained:
@@ -73,9 +77,6 @@ class Retained:
         self.sender.keep(frame, len(payload) + FRAME_OVERHEAD_BYTES)
         return frame
 
-    def running(self) -> Running:
-        return (self.job.id, self.job.attempt, self.sender.next)
-
 
 class Road:
     """The way to one frontend's channel."""
@@ -83,6 +84,7 @@ class Road:
     def __init__(self, link: Link, seal: Seal, worker_id: str, frontend_id: str) -> None:
         self.attempts: dict[tuple[bytes, int], Retained] = {}
         self.deaf_since: float | None = None
+        self.empty_reports = 0
         self._link = link
         self._seal = seal
         self._worker_id = worker_id
@@ -92,6 +94,10 @@ class Road:
         self._under_way = False
         self._unconfirmed: list[trio.Event] = []
 
+    def deaf_seconds(self, now: float) -> float:
+        """How long nobody has been listening, as far as is known."""
+        return 0.0 if self.deaf_since is None else now - self.deaf_since
+
     def put(self, frames: list[Frame], confirmed: trio.Event | None = None) -> None:
         """`confirmed` is set when a parcel with these frames, or a later one, has reached somebody."""
         self._waiting += frames
@@ -99,14 +105,19 @@ class Road:
         if confirmed is not None:
             self._unconfirmed.append(confirmed)
         if not self._under_way:
-            self._send(None)
+            self._send(self._next_frames())
 
     def report(self) -> None:
-        """Tell the owner what runs here and how far it is; a parcel of its own, so it also finds out who listens."""
-        self._send([retained.running() for retained in self.attempts.values()])
+        """Tell the owner what runs here and how far it is; a parcel of its own, so it also finds out who listens.
 
-    def _send(self, running: list[Running] | None) -> None:
+        Frames that have to wait for a later parcel do not count yet: asked for again they would wait twice.
+        """
         frames = self._next_frames()
+        waits_from = {(job_id, attempt): seq for job_id, attempt, seq, _, _ in reversed(self._waiting)}
+        self._send(frames, [(*key, waits_from.get(key, item.sender.next)) for key, item in self.attempts.items()])
+        self.empty_reports = 0 if self.attempts else self.empty_reports + 1
+
+    def _send(self, frames: list[Frame], running: list[Running] | None = None) -> None:
         self._under_way = True
         parcel = self._seal.seal(_encode(Parcel(self._worker_id, frames, running)), self._channel)
         self._link.post(b"PUBLISH", self._channel, parcel, on_reply=partial(self._sent, self._take_unconfirmed()))
@@ -151,7 +162,7 @@ class Road:
         elif self.deaf_since is None:
             self.deaf_since = trio.current_time()
         if self._waiting:
-            self._send(None)
+            self._send(self._next_frames())
 
 
 class Outbox:
@@ -163,29 +174,35 @@ class Outbox:
         self._worker_id = worker_id
         self._roads: dict[str, Road] = {}
         self._attempts: dict[tuple[bytes, int], Retained] = {}
+        self._given_up: dict[tuple[bytes, int], float] = {}
         self._emptied = trio.Event()
         self.resends = 0
 
     def open(self, job: Job, gone: Callable[[], None]) -> Retained:
-        """Begin to retain an attempt. A second delivery of the same attempt to this worker is a `KeyError`."""
+        """Begin to retain an attempt. `KeyError` if the same attempt runs here already, or did and was given up."""
         key = (job.id, job.attempt)
-        if key in self._attempts:
+        if key in self._attempts or key in self._given_up:
             raise KeyError(key)
+        if not self._attempts:
+            self._emptied = trio.Event()
         road = self._road(job.owner)
         retained = self._attempts[key] = road.attempts[key] = Retained(job, road, gone)
         return retained
 
     async def start(self, retained: Retained) -> bool:
-        """Put STARTED; whether the owner has heard it. Waits `PATIENCE_SECONDS` for an owner that may be reconnecting."""
+        """Put STARTED; whether the owner has heard it. Waits `PATIENCE_SECONDS` for an owner that may be reconnecting, then
+        gives the attempt up."""
         confirmed = trio.Event()
         self.put(retained, FrameKind.STARTED, b"", confirmed)
         with trio.move_on_after(PATIENCE_SECONDS):
             await confirmed.wait()
+        if not confirmed.is_set():
+            self._give_up(retained)
         return confirmed.is_set()
 
     def put(self, retained: Retained, kind: int, payload: bytes, confirmed: trio.Event | None = None) -> None:
-        """Number the frame, retain it and send it on its way. DONE and FAILED end the attempt."""
-        if retained.dropped:
+        """Number the frame, retain it and send it on its way. DONE and FAILED end the attempt, and nothing comes after."""
+        if retained.dropped or retained.ended_at is not None:
             return
         if kind >= FrameKind.DONE:
             retained.ended_at = trio.current_time()
@@ -193,7 +210,7 @@ class Outbox:
 
     def put_chunks(self, retained: Retained, chunks: list[bytes]) -> None:
         """CHUNK frames that were born in one wake-up and travel together."""
-        if not retained.dropped:
+        if not retained.dropped and retained.ended_at is None:
             retained.road.put([retained.frame(FrameKind.CHUNK, payload) for payload in chunks])
 
     def find(self, job_id: bytes, attempt: int) -> Retained | None:
@@ -206,20 +223,24 @@ class Outbox:
             retained.road.put(frames)
 
     def drop(self, retained: Retained) -> None:
-        """Forget the attempt: its owner has everything, or wants nothing."""
+        """Forget the attempt: its owner has everything, or wants nothing. Any number of times."""
+        if retained.dropped:
+            return
         retained.dropped = True
         key = (retained.job.id, retained.job.attempt)
-        self._attempts.pop(key, None)
-        retained.road.attempts.pop(key, None)
-        if not retained.road.attempts:
-            self._roads.pop(retained.job.owner, None)
+        del self._attempts[key], retained.road.attempts[key]
         if not self._attempts:
             self._emptied.set()
+
+    def _give_up(self, retained: Retained) -> None:
+        """Forget an attempt whose owner may still listen to it; it does so no longer than the job may last."""
+        if not retained.dropped:
+            self._given_up[retained.job.id, retained.job.attempt] = trio.current_time() + retained.job.budget_seconds
+            self.drop(retained)
 
     async def emptied(self) -> None:
         """Wait until every owner has everything."""
         while self._attempts:
-            self._emptied = trio.Event()
             await self._emptied.wait()
 
     async def run(self) -> None:
@@ -228,15 +249,18 @@ class Outbox:
             await trio.sleep(keys.REFRESH_SECONDS)
             now = trio.current_time()
             for frontend_id, road in list(self._roads.items()):
-                if road.deaf_since is not None and now - road.deaf_since >= PATIENCE_SECONDS:
+                if road.attempts and road.deaf_seconds(now) > PATIENCE_SECONDS - keys.REFRESH_SECONDS / 2:
                     _log.warning("frontend %s is gone, cancelling %d attempts", frontend_id, len(road.attempts))
                     self._abandon(road)
-                    continue
                 for retained in list(road.attempts.values()):
                     if retained.ended_at is not None and now - retained.ended_at > FORGET_SECONDS:
-                        self.drop(retained)
-                if road.attempts:
+                        self._give_up(retained)
+                if road.attempts or road.empty_reports < EMPTY_REPORTS:
                     road.report()
+                else:
+                    del self._roads[frontend_id]
+            if self._given_up:
+                self._given_up = {key: until for key, until in self._given_up.items() if until > now}
 
     def abandon_all(self) -> None:
         """Redis has been away for too long: no owner waits for these attempts any more."""
@@ -245,7 +269,7 @@ class Outbox:
 
     def _abandon(self, road: Road) -> None:
         for retained in list(road.attempts.values()):
-            self.drop(retained)
+            self._give_up(retained)
             retained.gone()
 
     def _road(self, frontend_id: str) -> Road:
