@@ -228,7 +228,7 @@ async def test_a_post_that_interrupts_at_any_line(link: Link, within: str | None
                 tasks.start_soon(_expect_echo, link, b"short %d" % i)
     finally:
         sys.settrace(before)
-    await until(lambda: len(answered) == limit, seconds=1.5)  # not only when the watchdog asks
+    await until(lambda: len(answered) == len(posted) > 0, seconds=1.5)  # not only when the watchdog asks
     assert answered == posted
     assert link.statistics().callback_errors == 0
 
