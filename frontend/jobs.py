@@ -8,9 +8,8 @@
 
 import logging
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import trio
@@ -108,13 +107,12 @@ class OpenJob:
             self._news = False
             return
         self._parked = trio.lowlevel.current_task()
-
-        def abort(_raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
-            self._parked = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
         self._news = False
+
+    def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
+        self._parked = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def wake(self) -> None:
         self._news = True

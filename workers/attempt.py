@@ -11,21 +11,15 @@ attempts (`expire`), because a timer around each read costs more than the read.
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import trio
 
-from shared.errors import Failure, GatewayError, fail
-from shared.sansio.completion import AnswerAssembler, ChunkRenderer
-from shared.sansio.lines import LineSplitter
-from shared.sansio.sse import Splitter
-from shared.schema.events import Complete, Delta, Event
+from shared.errors import Failure, GatewayError
 from shared.schema.job import FrameKind, Job, Outcome
+from workers.answer import Answer
 from workers.credentials import Credentials
 from workers.exchange import HttpReply, HttpRequest, TransportError
 from workers.outbox import Outbox, Retained
@@ -195,7 +189,7 @@ class Attempt:
             reply = await stream.read(ERROR_BODY_BYTES)
             raise GatewayError(self._means.provider.refusal(reply))
         self._accept(retained)
-        answer = _Answer(self.job, exchange, self._prompt_bytes)
+        answer = Answer(self.job, exchange, self._prompt_bytes)
         while not answer.over:
             piece = await stream.receive()
             self._publish(retained, answer, answer.feed(piece) if piece else answer.end())
@@ -208,7 +202,7 @@ class Attempt:
 
     async def _play(self, retained: Retained, script: ScriptedStream) -> None:
         self._accept(retained)
-        answer = _Answer(self.job, script, self._prompt_bytes)
+        answer = Answer(self.job, script, self._prompt_bytes)
         for step in script.steps:
             if step.delay_seconds:
                 await trio.sleep(step.delay_seconds)
@@ -225,7 +219,7 @@ class Attempt:
         self._accepted = True
         self._means.outbox.put(retained, FrameKind.ACCEPTED, b"")
 
-    def _publish(self, retained: Retained, answer: "_Answer", chunks: list[bytes]) -> None:
+    def _publish(self, retained: Retained, answer: Answer, chunks: list[bytes]) -> None:
         if answer.progressed:
             answer.progressed = False
             self._last_sign = trio.current_time()
@@ -239,7 +233,7 @@ class Attempt:
         if answer.failure is not None:
             raise answer.failure
 
-    def _done(self, retained: Retained, answer: "_Answer") -> None:
+    def _done(self, retained: Retained, answer: Answer) -> None:
         usage = answer.rendering.usage
         self._means.outbox.put(
             retained,
@@ -257,72 +251,3 @@ class Attempt:
     def _fail(self, failure: Failure) -> None:
         assert self._retained is not None
         self._means.outbox.put(self._retained, FrameKind.FAILED, _encode(failure))
-
-
-class _Answer:
-    """From the upstream's bytes to the caller's JSON: framing, decoder and rendering of one exchange.
-
-    A streaming caller gets chunks as they come; another gets one body, at the end. `progressed` is raised by a delta.
-    `failure`: how the answer ended instead; the chunks before it are good.
-    """
-
-    def __init__(self, job: Job, exchange: HttpStream | ScriptedStream, prompt_bytes: int) -> None:
-        self.over = False
-        self.failure: GatewayError | None = None
-        self.progressed = False
-        self._decoder = exchange.decoder
-        self._splitter = _splitter(exchange)
-        make = partial(ChunkRenderer, include_usage=job.include_usage) if job.stream else AnswerAssembler
-        self.rendering: ChunkRenderer | AnswerAssembler = make(
-            fallback_id=f"chatcmpl-{job.id.hex()}",
-            created=int(time.time()),
-            model=job.asked_model,
-            prompt_bytes=prompt_bytes,
-        )
-
-    def feed(self, piece: bytes) -> list[bytes]:
-        """What the caller gets because of these bytes."""
-        return self._collect(self._events(self._split(piece)))
-
-    def play(self, frame: Any) -> list[bytes]:
-        """The same for a frame that needs no cutting."""
-        return self._collect(self._events([frame]))
-
-    def end(self) -> list[bytes]:
-        """The upstream closed without saying that it was done: complete or a failure, never in between."""
-        return self._collect(chain(self._events(self._split(None)), self._last_events(), [Complete()]))
-
-    def _split(self, piece: bytes | None) -> Iterator[Any]:
-        yield from self._splitter.end() if piece is None else self._splitter.feed(piece)
-
-    def _events(self, frames: Iterable[Any]) -> Iterator[Event]:
-        for frame in frames:
-            yield from self._decoder.feed(frame)
-
-    def _last_events(self) -> Iterator[Event]:
-        yield from self._decoder.end()
-
-    def _collect(self, events: Iterable[Event]) -> list[bytes]:
-        chunks: list[bytes] = []
-        try:
-            for event in events:
-                chunks += self.rendering.feed(event)
-                kind = type(event)
-                if kind is Delta:
-                    self.progressed = True
-                elif kind is Complete:
-                    self.over = True
-                    break
-        except GatewayError as error:
-            self.over = True
-            self.failure = error
-        return chunks
-
-
-def _splitter(exchange: HttpStream | ScriptedStream) -> Splitter | LineSplitter:
-    framing = exchange.framing if isinstance(exchange, HttpStream) else "sse"
-    if framing == "lines":
-        return LineSplitter()
-    if framing == "json":
-        raise fail("internal", "This endpoint is not streamed.")
-    return Splitter(tolerant=framing == "sse-tolerant")

@@ -1,0 +1,82 @@
+"""From an upstream's bytes to the caller's JSON: framing, decoder and rendering of one exchange, and nothing else."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from shared.errors import GatewayError, fail
+from shared.sansio.completion import AnswerAssembler, ChunkRenderer
+from shared.sansio.lines import LineSplitter
+from shared.sansio.sse import Splitter
+from shared.schema.events import Complete, Delta, Event
+from shared.schema.job import Job
+from workers.provider import HttpStream, ScriptedStream
+
+
+class Answer:
+    """One exchange's answer. A streaming caller gets chunks as they come; another gets one body, at the end. `progressed` is raised by a delta.
+    `failure`: how the answer ended instead; the chunks before it are good.
+    """
+
+    def __init__(self, job: Job, exchange: HttpStream | ScriptedStream, prompt_bytes: int) -> None:
+        self.over = False
+        self.failure: GatewayError | None = None
+        self.progressed = False
+        self._decoder = exchange.decoder
+        self._splitter = _splitter(exchange)
+        make = partial(ChunkRenderer, include_usage=job.include_usage) if job.stream else AnswerAssembler
+        self.rendering: ChunkRenderer | AnswerAssembler = make(
+            fallback_id=f"chatcmpl-{job.id.hex()}",
+            created=int(time.time()),
+            model=job.asked_model,
+            prompt_bytes=prompt_bytes,
+        )
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """What the caller gets because of these bytes."""
+        return self._render(lambda: self._splitter.feed(piece))
+
+    def play(self, frame: Any) -> list[bytes]:
+        """The same for a frame that needs no cutting."""
+        return self._render(lambda: [frame])
+
+    def end(self) -> list[bytes]:
+        """The upstream closed without saying that it was done: complete or a failure, never in between."""
+        return self._render(self._splitter.end, last=True)
+
+    def _render(self, frames: Callable[[], Sequence[Any]], *, last: bool = False) -> list[bytes]:
+        chunks: list[bytes] = []
+        try:
+            for frame in frames():
+                self._take(self._decoder.feed(frame), chunks)
+                if self.over:
+                    return chunks
+            if last:
+                self._take(self._decoder.end(), chunks)
+                self._take((Complete(),), chunks)
+        except GatewayError as error:
+            self.over = True
+            self.failure = error
+        return chunks
+
+    def _take(self, events: Iterable[Event], chunks: list[bytes]) -> None:
+        if self.over:
+            return
+        for event in events:
+            chunks += self.rendering.feed(event)
+            kind = type(event)
+            if kind is Delta:
+                self.progressed = True
+            elif kind is Complete:
+                self.over = True
+                return
+
+
+def _splitter(exchange: HttpStream | ScriptedStream) -> Splitter | LineSplitter:
+    framing = exchange.framing if isinstance(exchange, HttpStream) else "sse"
+    if framing == "lines":
+        return LineSplitter()
+    if framing == "json":
+        raise fail("internal", "This endpoint is not streamed.")
+    return Splitter(tolerant=framing == "sse-tolerant")
