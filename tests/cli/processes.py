@@ -54,14 +54,18 @@ class Running:
 
 @contextlib.contextmanager
 def sluice_running(*arguments: str, directory: Path, **settings: str) -> Iterator[Running]:
-    """Start `sluice …`; it is killed at the end, should it still run."""
+    """Start `sluice …`; at the end it is stopped, or killed if it does not stop, should it still run."""
     file = directory / f"output-{len(list(directory.glob('output-*')))}.txt"
     process = start([sys.executable, "-m", "cli", *arguments], file, directory, settings)
     try:
         yield Running(process, file)
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()
+        try:
+            process.wait(PATIENT)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def start(command: list[str], file: Path, directory: Path, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
