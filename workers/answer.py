@@ -15,7 +15,9 @@ from workers.provider import HttpStream, ScriptedStream
 
 
 class Answer:
-    """One exchange's answer. A streaming caller gets chunks as they come; another gets one body, at the end. `progressed` is raised by a delta.
+    """One exchange's answer. A streaming caller gets chunks as they come; another gets one body, at the end.
+
+    `progressed` is raised by a delta. `over`: nothing more will be rendered.
     `failure`: how the answer ended instead; the chunks before it are good.
     """
 
