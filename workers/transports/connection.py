@@ -52,6 +52,10 @@ class Connection:
                 return self._socket.recv(RECV_BYTES)
             except BlockingIOError:
                 continue
+            except OSError:
+                if self._fd < 0:  # another task closed it after the wait was over
+                    raise trio.ClosedResourceError("this connection is closed") from None
+                raise
 
     def offer(self, data: bytes | memoryview) -> bool:
         """Send what the socket takes without waiting; False if some is left for `flush`."""
@@ -63,8 +67,6 @@ class Connection:
         """Send what is left of earlier offers."""
         while not self._push():
             await wait_writable(self._fd)
-            if self._fd < 0:
-                raise trio.ClosedResourceError("this connection is closed")
 
     def is_quiet(self) -> bool:
         """Nothing has arrived on this idle connection; a byte or an end condemns it, as nobody asked for one."""

@@ -57,6 +57,7 @@ class Dialer:
 
     async def __call__(self, origin: Origin) -> Connection:
         """Raises ConnectFailed, whose message names the host."""
+        target = f"{origin.host}:{origin.port}" + (" through the proxy" if self.proxy else "")
         with trio.move_on_after(self.connect_seconds):
             try:
                 return await self._connect(origin)
@@ -65,8 +66,8 @@ class Dialer:
             except ssl.SSLError as error:
                 raise ConnectFailed(f"TLS with {origin.host} failed: {error.reason}") from error
             except OSError as error:
-                raise ConnectFailed(f"cannot connect to {origin.host}:{origin.port}: {error}") from error
-        raise ConnectFailed(f"no connection to {origin.host}:{origin.port} within {self.connect_seconds:g} s")
+                raise ConnectFailed(f"cannot connect to {target}: {error}") from error
+        raise ConnectFailed(f"no connection to {target} within {self.connect_seconds:g} s")
 
     async def _connect(self, origin: Origin) -> Connection:
         if self.proxy is None:

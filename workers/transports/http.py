@@ -56,7 +56,6 @@ class HttpExchange:
         while data := await self.receive():
             body += data
             if len(body) > limit_bytes:
-                self.close()
                 raise TooLarge(f"the answer is larger than {limit_bytes} bytes")
         return HttpReply(status=self.status, headers=self.headers, body=bytes(body))
 

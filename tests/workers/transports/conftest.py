@@ -1,6 +1,7 @@
 """Every test gets a transport that trusts the tests' authority, and must leave no socket and no task behind."""
 
 import os
+import warnings
 from collections.abc import AsyncIterator
 
 import pytest
@@ -23,11 +24,13 @@ def living_tasks() -> set[trio.lowlevel.Task]:
 
 @pytest.fixture
 async def nothing_left() -> AsyncIterator[None]:
-    """After the test: as many descriptors as before it, and no task that was not there."""
+    """After the test: as many descriptors as before it, each closed on purpose, and no task that was not there."""
     authority()  # made at first use; leaves nothing open, but must not be counted
     descriptors = len(os.listdir("/dev/fd"))
     tasks = living_tasks()
-    yield
+    with warnings.catch_warnings(record=True, action="always", category=ResourceWarning) as forgotten:
+        yield
+    assert not [str(warning.message) for warning in forgotten if "unclosed" in str(warning.message)]
     assert len(os.listdir("/dev/fd")) == descriptors
     assert not living_tasks() - tasks
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.workers.transports.upstream import OK, Asked, Peer, Upstream, authority, chunk, serving, until
+from tests.workers.transports.upstream import OK, Asked, Peer, Upstream, answering, authority, chunk, serving, until
 from workers.exchange import HttpRequest
 from workers.transports.http import HttpExchange, HttpTransport
 
@@ -120,6 +120,28 @@ async def test_close_is_synchronous_and_wakes_the_reader(transport: HttpTranspor
                 await woken.wait()
                 await left.wait()
         with pytest.raises(trio.ClosedResourceError):
+            await exchange.receive()
+
+
+async def test_a_cancelled_read_closes_before_anyone_closes_the_exchange(transport: HttpTransport) -> None:
+    async with serving(answering(CHUNKED + chunk(b"x"), close=False)) as upstream:
+        exchange = await transport.stream(HttpRequest(method="GET", url=upstream.url()))
+        assert await exchange.receive() == b"x"
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await exchange.receive()
+        assert transport.statistics().open == 0
+        with pytest.raises(trio.ClosedResourceError):
+            await exchange.receive()
+
+
+async def test_leaving_the_block_closes(transport: HttpTransport) -> None:
+    async with serving(answering(CHUNKED + chunk(b"x"), close=False)) as upstream:
+        with await transport.stream(HttpRequest(method="GET", url=upstream.url())) as exchange:
+            assert transport.statistics().open == 1
+        assert transport.statistics().open == 0
+        with pytest.raises(trio.ClosedResourceError):
+            await exchange.receive()
             await exchange.receive()
 
 

@@ -186,6 +186,7 @@ async def test_what_openssl_answers_by_itself_is_sent(nothing_left: None) -> Non
         connection.offer(b"sent, ")
         connection._tls.write(b"left ")  # as if a key update had been answered
         assert await connection.receive() == b"hello"
+        await until(lambda: heard == b"sent, left ")
         connection.offer(b"behind")
         await connection.flush()
         await until(lambda: heard == b"sent, left behind")

@@ -44,7 +44,7 @@ class Peer:
     def __init__(self, stream: trio.abc.Stream, sock: trio.socket.SocketType, number: int) -> None:
         self.stream = stream
         self.number = number
-        self._socket = sock
+        self.socket = sock
         self._buffer = b""
 
     async def request(self) -> Asked | None:
@@ -75,8 +75,8 @@ class Peer:
 
     def reset(self) -> None:
         """Break the connection with a TCP reset."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._socket.close()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
 
     async def secure(self, context: ssl.SSLContext) -> None:
         """Go on under TLS, as the far end of a tunnel would."""
