@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from shared.redis.address import Address
 from shared.settings.row import Expected, Kind
 from shared.settings.secret import Secret
 
@@ -126,11 +127,10 @@ def _read_base_url(text: str) -> str:
 
 
 def _read_redis_url(text: str) -> Secret:
-    url = _split(text, REDIS_URL.expects, ("redis", "rediss", "unix"))
-    if not (url.path if url.scheme == "unix" else url.hostname):
-        raise Expected(REDIS_URL.expects)
-    if url.scheme != "unix" and not re.fullmatch(r"(/[0-9]*)?", url.path):
-        raise Expected("a Redis address whose path is the database's number, such as redis://127.0.0.1:6379/0")
+    try:
+        Address.parse(text)
+    except ValueError as error:
+        raise Expected(f"{REDIS_URL.expects} ({error})") from None
     return Secret(text)
 
 

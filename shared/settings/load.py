@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from shared.redis.address import Address
 from shared.settings import state
 from shared.settings.kinds import is_loopback
 from shared.settings.model import FrontendSettings, ProviderSettings, SharedSettings, WorkerSettings
@@ -184,10 +185,10 @@ class _Everything:
         values = self.values[FrontendSettings]
         if not self.redis_is_given:
             return
-        url = urlsplit(values["redis_url"].reveal())
-        if url.scheme == "unix" or is_loopback(url.hostname or ""):
+        address = Address.parse(values["redis_url"].reveal())
+        if address.path is not None or is_loopback(address.host):
             return
-        if not url.password and not values["allow_open_redis"]:
+        if not address.password and not values["allow_open_redis"]:
             self.problem(
                 "REDIS_URL", "expected a password for a Redis on another machine, or SLUICE_ALLOW_OPEN_REDIS=on"
             )

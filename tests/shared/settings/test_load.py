@@ -78,11 +78,13 @@ BAD = [
     ),
     (
         {"REDIS_URL": "http://localhost"},
-        "REDIS_URL: expected an address such as redis://:password@host:6379/0, rediss://… or unix:///path, got ***",
+        "REDIS_URL: expected an address such as redis://:password@host:6379/0, rediss://… or unix:///path"
+        " (a Redis URL begins with redis://, rediss:// or unix://), got ***",
     ),
     (
         {"REDIS_URL": "redis://127.0.0.1/one"},
-        "REDIS_URL: expected a Redis address whose path is the database's number, such as redis://127.0.0.1:6379/0, got ***",
+        "REDIS_URL: expected an address such as redis://:password@host:6379/0, rediss://… or unix:///path"
+        " (the database of a Redis URL is a number; write '/' in a password as %2F), got ***",
     ),
     (
         {"REDIS_URL": "redis://redis.internal/0", "SLUICE_SECRET_KEY": RING},
