@@ -38,10 +38,10 @@ class Admission:
     def identify(self, authorization: Sequence[str]) -> Caller:
         """Who presents these `Authorization` headers; a caller whose key is not ours is returned as not `known`."""
         key = _key(authorization)
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
         matches = [hmac.compare_digest(digest, ours) for ours in self._digests]
         fingerprint = hmac.new(self._pepper, digest, hashlib.sha256).hexdigest()[:8] if key else "none"
-        return Caller(fingerprint, self._open_door or any(matches), key)
+        return Caller(fingerprint, self._open_door or (bool(key) and any(matches)), key)
 
     def require(self, caller: Caller) -> None:
         """Raises `GatewayError` `invalid_api_key` for a caller whose key is not ours."""

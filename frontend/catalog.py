@@ -14,7 +14,7 @@ import trio
 
 from shared.errors import fail
 from shared.redis import keys
-from shared.redis.failures import RedisError
+from shared.redis.failures import LinkDown, RedisError
 from shared.redis.link import Link
 from shared.redis.presence import alive
 from shared.schema.advertisement import Model, WorkerAdvertisement
@@ -51,7 +51,9 @@ class Catalog:
         self._workers: list[WorkerAdvertisement] = []
         self._providers: dict[str, WorkerAdvertisement] = {}
         self._models: dict[str, tuple[Model, str]] = {}
-        self._remembered: dict[str, str] = {}
+        self._listed: set[tuple[str, str]] = set()
+        self._known_providers: set[str] = set()
+        self._remembered: set[str] = set()
         self._complained: set[str] = set()
         self.read_once = False
 
@@ -71,26 +73,40 @@ class Catalog:
         """Read the advertisements every second."""
         while True:
             try:
-                self.update([_advertisement.decode(text) for text in await alive(self._link, "worker")])
-            except RedisError:
+                texts = await alive(self._link, "worker")
+            except LinkDown:
                 await self._link.wait_up()
                 continue
-            except msgspec.DecodeError as problem:
-                _log.error("a worker's advertisement cannot be read: %s", problem)
+            except RedisError as refusal:
+                _log.error("cannot read who is alive: %s", refusal)
+            else:
+                self.update([worker for text in texts if (worker := self._read(text)) is not None])
             await trio.sleep(keys.REFRESH_SECONDS)
+
+    def _read(self, text: bytes) -> WorkerAdvertisement | None:
+        """None for an advertisement that we do not understand: it costs us this worker, not all of them."""
+        try:
+            return _advertisement.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+            if str(problem) not in self._complained:
+                self._complained.add(str(problem))
+                _log.error("a worker's advertisement cannot be read: %s", problem)
+            return None
 
     def update(self, advertisements: list[WorkerAdvertisement]) -> None:
         """Take these workers for all that live."""
         self._workers = [worker for worker in advertisements if self._speaks_with_us(worker)]
-        self._providers, self._models = {}, {}
+        self._providers, self._models, self._listed = {}, {}, set()
         for worker in sorted(self._workers, key=lambda worker: (worker.draining, worker.provider, worker.started)):
             if worker.draining and worker.provider in self._providers:
                 continue
             self._providers.setdefault(worker.provider, worker)
+            self._known_providers.add(worker.provider)
             for model in worker.models:
+                self._listed.add((worker.provider, model.id))
                 self._models.setdefault(model.id, (model, worker.provider))
                 if len(self._remembered) < REMEMBERED_MODELS:
-                    self._remembered[model.id] = worker.provider
+                    self._remembered.add(model.id)
         self.read_once = True
 
     def _speaks_with_us(self, worker: WorkerAdvertisement) -> bool:
@@ -137,8 +153,7 @@ class Catalog:
         route = self._find(self._aliases.get(name, name), asked or name)
         if route is not None:
             return route
-        target = self._aliases.get(name, name)
-        if target in self._remembered or target.partition("/")[0] in self._remembered.values():
+        if self._was_served(self._aliases.get(name, name)):
             raise fail("provider_unavailable", "No worker that serves this model is running right now.")
         shown = name if len(name) <= 128 else name[:128] + "…"
         raise fail(
@@ -147,17 +162,21 @@ class Catalog:
             param="model",
         )
 
+    def _was_served(self, name: str) -> bool:
+        """Whether a worker served this name at some time, and none does now."""
+        provider, separator, _ = name.partition("/")
+        gone = separator and provider in self._known_providers and provider not in self._providers
+        return bool(gone) or name in self._remembered
+
     def _find(self, name: str, asked: str) -> Route | None:
         if name in self._models:
             return self._route(self._models[name][1], name, asked)
-        provider, separator, model = name.partition("/")
+        provider, _, model = name.partition("/")
         worker = self._providers.get(provider)
-        if separator and model and worker is not None:
-            listed = self._models.get(model)
-            known = (listed is not None and listed[1] == provider) or any(model == entry.id for entry in worker.models)
-            if known or worker.accepts_any_model:
-                return self._route(provider, model, asked)
-        return None
+        if worker is None or not model:
+            return None
+        known = worker.accepts_any_model or (provider, model) in self._listed
+        return self._route(provider, model, asked) if known else None
 
     def _route(self, provider: str, model: str, asked: str) -> Route:
         worker = self._providers[provider]

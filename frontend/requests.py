@@ -9,9 +9,9 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
-from shared.sansio.surrogates import check_request_text
 
 from shared.errors import GatewayError, fail
+from shared.sansio.surrogates import check_request_text
 
 MOST_MESSAGES: Final = 2048
 MOST_TOOLS: Final = 128
@@ -77,10 +77,20 @@ class ChatRequest(msgspec.Struct):
 _PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")
 _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]*)`")
 _EXPECTED = re.compile(r"^Expected `(?P<expected>[^`]*)`, got `(?P<got>[^`]*)`")
+_LIMIT = re.compile(r"^Expected `(?P<type>[^`]*)` (?:of length )?(?P<side>[<>]=) (?P<limit>\d+)$")
 _WORDS = {
-    "str": "a string", "int": "an integer", "float": "a number", "bool": "a boolean", "null": "null",
+    "str": "a string", "int": "an integer", "float": "a decimal", "bool": "a boolean", "null": "null",
     "array": "an array", "object": "an object",
 }  # fmt: skip
+_GOT_WORDS = _WORDS | {"float": "a decimal number"}
+_LIMITS = {
+    "int >=": ("integer below minimum value", "a value >=", "integer_below_min_value"),
+    "int <=": ("integer above maximum value", "a value <=", "integer_above_max_value"),
+    "str <=": ("string too long", "a string with maximum length", "string_above_max_length"),
+    "array <=": ("array too long", "an array with maximum length", "array_above_max_length"),
+    "array >=": ("empty array", "an array with minimum length", "empty_array"),
+}
+"""A limit as msgspec says it: OpenAI's words, and its code."""
 
 
 def parse(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
@@ -100,7 +110,7 @@ def parse(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
 def _complaint(text: str) -> GatewayError:
     """OpenAI's words for what msgspec says."""
     found = _PATH.search(text)
-    path = found["path"] if found else ""
+    path = found["path"].replace("[...]", "") if found else ""
     reason = text[: found.start()] if found else text
     if missing := _MISSING.match(reason):
         param = f"{path}.{missing['field']}" if path else missing["field"]
@@ -108,8 +118,9 @@ def _complaint(text: str) -> GatewayError:
             "invalid_request", f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
         )
     if expected := _EXPECTED.match(reason):
-        wanted = " or ".join(_WORDS.get(word.strip(), word.strip()) for word in expected["expected"].split("|"))
-        got = _WORDS.get(expected["got"], expected["got"])
+        types = [name for name in expected["expected"].split(" | ") if name != "null"]
+        wanted = ("one of " if len(types) > 1 else "") + " or ".join(_WORDS.get(name, name) for name in types)
+        got = _GOT_WORDS.get(expected["got"], expected["got"])
         if not path:
             return fail("invalid_request", f"The request body must be {wanted}, not {got}.", code="invalid_type")
         return fail(
@@ -118,4 +129,9 @@ def _complaint(text: str) -> GatewayError:
             param=path,
             code="invalid_type",
         )
+    limit = _LIMIT.match(reason)
+    if limit and (words := _LIMITS.get(f"{limit['type']} {limit['side']}")):
+        problem, wanted, code = words
+        message = f"Invalid '{path}': {problem}. Expected {wanted} {limit['limit']}."
+        return fail("invalid_request", message, param=path, code=code)
     return fail("invalid_request", f"Invalid value for '{path}': {reason}.", param=path or None, code="invalid_value")
