@@ -148,12 +148,16 @@ def test_style_that_a_linter_does_not_see(name):
             assert getattr(node, "level", 0) == 0, f"line {node.lineno}: relative import"
             assert id(node) not in inside or below(name, "cli.__main__"), f"line {node.lineno}: import in a function"
         assert not isinstance(node, ast.Global), f"line {node.lineno}: global"
-        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
-            is_os = isinstance(node.value, ast.Name) and node.value.id == "os"
-            assert not is_os or below(name, "shared.settings"), (
-                f"line {node.lineno}: only settings read the environment"
-            )
+        assert not reads_environment(node) or below(name, "shared.settings"), f"line {node.lineno}: only settings may"
     assert ast.get_docstring(tree), "a module says in a sentence what it is"
+
+
+def reads_environment(node: ast.AST) -> bool:
+    """`os.environ`, `os.getenv`, or one of them imported by name."""
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "os" and bool({alias.name for alias in node.names} & {"environ", "getenv"})
+    is_member = isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+    return is_member and isinstance(node.value, ast.Name) and node.value.id == "os"
 
 
 def test_there_are_no_import_cycles():
