@@ -110,7 +110,7 @@ class Edge:
                 visit.status = message["status"]
                 visit.first_byte_at = trio.current_time()
                 elapsed = b"%d" % ((visit.first_byte_at - visit.began) * 1000)
-                message["headers"] = [*message["headers"], *extra, (b"openai-processing-ms", elapsed)]
+                message["headers"] = [*message.get("headers", ()), *extra, (b"openai-processing-ms", elapsed)]
             elif not message.get("more_body"):
                 visit.complete = True
             await send(message)
