@@ -6,6 +6,7 @@ text for the caller and what is known about the wait. Failures cross Redis (work
 and no foreign text that was not scrubbed.
 """
 
+import math
 from typing import Literal
 
 import msgspec
@@ -117,7 +118,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
         headers: dict[str, str] = {}
         if self.retry_after_seconds is not None:
             # openai-python gives up when told to wait more than two minutes, older ones ignore more than one.
-            headers["retry-after"] = str(max(1, min(60, round(self.retry_after_seconds))))
+            headers["retry-after"] = str(math.ceil(min(60.0, max(1.0, self.retry_after_seconds))))
         elif self.row.status == 503 and self.row.sdk_retry is not False:
             headers["retry-after"] = "5"
         if starts > 1 and self.row.status >= 500:
