@@ -18,6 +18,7 @@ from shared.telemetry import set_up_logs
 from shared.version import VERSION
 from workers.attempt import Limits
 from workers.registry import build
+from workers.transports.ears import open_ears
 from workers.transports.http import HttpTransport
 from workers.worker import Roads, Worker, new_id
 
@@ -58,14 +59,15 @@ async def _run(settings: WorkerSettings) -> None:
         silence=settings.silence_seconds or deadlines.silence_seconds,
         total=settings.total_seconds or deadlines.total_seconds,
     )
-    transport = HttpTransport(
-        connect_seconds=deadlines.connect_seconds,
-        idle_connections=IDLE_CONNECTIONS,
-        idle_seconds=IDLE_SECONDS,
-        proxy=settings.upstream_proxy.reveal() if settings.upstream_proxy else None,
-    )
     link = Link(address, name=name)
-    with BlockingLink(address, name=f"{name}-claims") as blocking:
+    with BlockingLink(address, name=f"{name}-claims") as blocking, open_ears() as ears:
+        transport = HttpTransport(
+            connect_seconds=deadlines.connect_seconds,
+            idle_connections=IDLE_CONNECTIONS,
+            idle_seconds=IDLE_SECONDS,
+            proxy=settings.upstream_proxy.reveal() if settings.upstream_proxy else None,
+            ears=ears,
+        )
         subscription = Subscription(address, [keys.worker_channel(worker_id)], name=f"{name}-orders")
         worker = Worker(
             worker_id, provider, Roads(link, blocking, subscription), seal, transport, limits,
@@ -74,6 +76,8 @@ async def _run(settings: WorkerSettings) -> None:
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop_on_signal, stop, nursery.cancel_scope)
+            if ears is not None:
+                nursery.start_soon(ears.run)
             await nursery.start(link.run)
             await nursery.start(subscription.run, worker.deliver)
             _log.info("worker %s of %s is ready", worker_id, provider.name)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import trio
 from trio.lowlevel import notify_closing, wait_readable, wait_writable
 
+from workers.transports.ears import Ears
+
 RECV_BYTES = 64 * 1024
 """Most bytes of one `recv`; a larger buffer costs more to allocate than it saves."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -30,16 +32,20 @@ class Origin(NamedTuple):
 
 
 class Connection:
-    """A plain connection; takes over the non-blocking socket. One task may read while another writes."""
+    """A plain connection; takes over the non-blocking socket. One task may read while another writes.
 
-    __slots__ = ("_fd", "_socket", "_unsent", "idle_since", "origin")
+    With `ears` its reads wait there, otherwise in trio.
+    """
 
-    def __init__(self, sock: socket.socket, origin: Origin) -> None:
+    __slots__ = ("_ear", "_fd", "_socket", "_unsent", "idle_since", "origin")
+
+    def __init__(self, sock: socket.socket, origin: Origin, ears: Ears | None = None) -> None:
         self.origin = origin
         self.idle_since = 0.0
         """trio time; kept by the pool."""
         self._socket = sock
         self._fd = sock.fileno()
+        self._ear = ears.listen(self._fd) if ears is not None else None
         self._unsent = memoryview(b"")
 
     async def receive(self) -> bytes:
@@ -47,15 +53,21 @@ class Connection:
         while True:
             if self._fd < 0:
                 raise trio.ClosedResourceError("this connection is closed")
-            await wait_readable(self._fd)
+            if self._ear is None:
+                await wait_readable(self._fd)
+            else:
+                await self._ear.wait()
             try:
-                return self._socket.recv(RECV_BYTES)
+                data = self._socket.recv(RECV_BYTES)
             except BlockingIOError:
                 continue
             except OSError:
                 if self._fd < 0:  # another task closed it after the wait was over
                     raise trio.ClosedResourceError("this connection is closed") from None
                 raise
+            if len(data) == RECV_BYTES and self._ear is not None:
+                self._ear.more()
+            return data
 
     def offer(self, data: bytes | memoryview) -> bool:
         """Send what the socket takes without waiting; False if some is left for `flush`."""
@@ -84,6 +96,8 @@ class Connection:
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
+        if self._ear is not None:
+            self._ear.close()
         notify_closing(fd)
         if reset:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
@@ -117,8 +131,8 @@ class TlsConnection(Connection):
 
     __slots__ = ("_ended", "_incoming", "_outgoing", "_tls")
 
-    def __init__(self, sock: socket.socket, origin: Origin, context: ssl.SSLContext) -> None:
-        super().__init__(sock, origin)
+    def __init__(self, sock: socket.socket, origin: Origin, context: ssl.SSLContext, ears: Ears | None = None) -> None:
+        super().__init__(sock, origin, ears)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=origin.host)

@@ -16,6 +16,7 @@ import trio
 
 from workers.exchange import ConnectFailed, TransportError
 from workers.transports.connection import Connection, Origin, TlsConnection
+from workers.transports.ears import Ears
 from workers.transports.response import ResponseParser
 
 _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
@@ -54,6 +55,7 @@ class Dialer:
     context: ssl.SSLContext
     connect_seconds: float
     proxy: Proxy | None = None
+    ears: Ears | None = None
 
     async def __call__(self, origin: Origin) -> Connection:
         """Raises ConnectFailed, whose message names the host."""
@@ -75,14 +77,18 @@ class Dialer:
         else:
             sock = await _open_socket(self.proxy.host, self.proxy.port)
         if origin.scheme == "http":
-            return Connection(sock, origin)
+            return Connection(sock, origin, self.ears)
         try:
             if self.proxy is not None:
                 await _open_tunnel(Connection(sock, origin), self.proxy)
-            secured = TlsConnection(sock, origin, self.context)
-            await secured.handshake()
         except BaseException:
             sock.close()
+            raise
+        secured = TlsConnection(sock, origin, self.context, self.ears)
+        try:
+            await secured.handshake()
+        except BaseException:
+            secured.close()
             raise
         return secured
 

@@ -18,6 +18,7 @@ import httpx2
 import trio
 
 from workers.exchange import HttpReply, HttpRequest, TooLarge, TransportTimeout
+from workers.transports.ears import Ears
 from workers.transports.inflate import Inflater
 from workers.transports.lean import LeanTransport, ResponseStream
 from workers.transports.pool import TransportStatistics
@@ -98,6 +99,7 @@ class HttpTransport:
         idle_seconds: float,
         authorities: ssl.SSLContext | str | None = None,
         proxy: str | None = None,
+        ears: Ears | None = None,
     ) -> None:
         if authorities is None:
             context = httpx2.create_ssl_context(trust_env=False)
@@ -111,6 +113,7 @@ class HttpTransport:
             idle_connections=idle_connections,
             idle_seconds=idle_seconds,
             proxy=proxy,
+            ears=ears,
         )
 
     async def stream(self, request: HttpRequest) -> HttpExchange:

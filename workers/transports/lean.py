@@ -16,6 +16,7 @@ import trio
 from workers.exchange import Disconnected, TransportError
 from workers.transports.connection import Connection, Origin
 from workers.transports.dial import Dialer, Proxy
+from workers.transports.ears import Ears
 from workers.transports.pool import ConnectionPool, TransportStatistics
 from workers.transports.response import ResponseParser
 
@@ -163,11 +164,12 @@ class LeanTransport(httpx2.AsyncBaseTransport):
         idle_connections: int,
         idle_seconds: float,
         proxy: str | None = None,
+        ears: Ears | None = None,
     ) -> None:
         context.set_alpn_protocols(["http/1.1"])
         self._proxy = None if proxy is None else Proxy.from_url(proxy)
         self._pool = ConnectionPool(
-            Dialer(context, connect_seconds, self._proxy),
+            Dialer(context, connect_seconds, self._proxy, ears),
             idle_connections=idle_connections,
             idle_seconds=idle_seconds,
         )

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from tests.workers.transports.upstream import authority
+from workers.transports.ears import open_ears
 from workers.transports.http import HttpTransport
 
 
@@ -35,11 +36,21 @@ async def nothing_left() -> AsyncIterator[None]:
     assert not living_tasks() - tasks
 
 
-@pytest.fixture
-async def transport(nothing_left: None) -> AsyncIterator[HttpTransport]:
-    transport = HttpTransport(connect_seconds=5, idle_connections=20, idle_seconds=30, authorities=authority().client())
-    with trio.fail_after(20):
-        yield transport
-    await transport.aclose()
-    statistics = transport.statistics()
-    assert (statistics.open, statistics.idle) == (0, 0)
+@pytest.fixture(params=["ears", "trio"])
+async def transport(nothing_left: None, request: pytest.FixtureRequest) -> AsyncIterator[HttpTransport]:
+    """Every test runs twice: reads that wait in our epoll, and reads that wait in trio."""
+    with open_ears() as ears:
+        transport = HttpTransport(
+            connect_seconds=5, idle_connections=20, idle_seconds=30, authorities=authority().client(),
+            ears=ears if request.param == "ears" else None,
+        )  # fmt: skip
+        async with trio.open_nursery() as nursery:
+            assert ears is not None
+            nursery.start_soon(ears.run)
+            with trio.fail_after(20):
+                yield transport
+            nursery.cancel_scope.cancel()
+        await transport.aclose()
+        statistics = transport.statistics()
+        assert (statistics.open, statistics.idle) == (0, 0)
+        assert not ears._ears
