@@ -6,6 +6,7 @@ no two processes can repeat one. `context` is bound as associated data: a blob c
 Layout: version 1 (1 byte), key id (4), salt (16), counter (8), ciphertext with tag.
 """
 
+import hmac
 import os
 from collections.abc import Sequence
 from typing import Final
@@ -35,6 +36,7 @@ class Seal:
         self._masters = {_derive(master, b"", b"sluice key id")[:4]: master for master in masters}
         key_id = next(iter(self._masters))
         self.fingerprint = key_id.hex()
+        self._naming = _derive(masters[0], b"", b"sluice names")
         salt = os.urandom(_SALT_BYTES)
         self._head = _VERSION + key_id + salt
         self._own = AESGCM(_derive(masters[0], salt, b"sluice seal"))
@@ -54,6 +56,11 @@ class Seal:
             return peer.decrypt(b"\0\0\0\0" + sealed[_HEAD_BYTES - 8 : _HEAD_BYTES], sealed[_HEAD_BYTES:], context)
         except InvalidTag:
             raise SealBroken("the seal does not match its content or its place") from None
+
+    def name(self, secret: bytes, purpose: bytes) -> str:
+        """A name for a secret, 16 hex digits, that may be shown and logged: the same in every process that seals with the same
+        key, and of no use to find or to check the secret without that key."""
+        return hmac.digest(self._naming, purpose + b"\0" + secret, "sha256")[:8].hex()
 
     def _meet(self, head: bytes) -> AESGCM:
         master = self._masters.get(head[1:5])

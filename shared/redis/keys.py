@@ -7,6 +7,14 @@
 | `sluice:worker:{id}` | channel | – | orders for one worker process: cancel, resend, consumed, finished |
 | `sluice:alive` | set | members are removed when their key is gone | `kind:id` of every process that may be alive |
 | `sluice:alive:{kind}:{id}` | string, JSON | 5 s, refreshed every second | the process's advertisement |
+| `sluice:credentials:{provider}` | hash, id → JSON | until removed | the provider's pool: state of each credential |
+| `…:secrets` | hash, id → sealed | same | what opens the upstream |
+| `…:order` | sorted set, id → load, last use | same | the credentials that may be leased, the least busy first |
+| `…:timers` | sorted set, member → its end | until its end | leases, rests, set-asides, vouchers of settings |
+| `…:tasks` | sorted set, task → when it is due | until done | what a keeper must do |
+| `…:pool` | hash | – | calls per credential, sign-up under way, until when somebody waits |
+| `…:signups` | sorted set, token → time | 1 h each | sign-ups of the last hour |
+| `…:news` | channel | – | an empty message whenever a look at the pool is worth while |
 
 `{…}` around a provider is literal: it is the hash tag that keeps one provider's keys on one node of a Redis Cluster.
 All members of the group read under one consumer name: an entry is acknowledged and deleted the moment it is read, so it
@@ -19,6 +27,8 @@ GROUP: Final = b"workers"
 CONSUMER: Final = b"worker"
 JOB_FIELD: Final = b"job"
 """The one field of a stream entry: the sealed job."""
+
+_POOL_PARTS: Final = (b"secrets", b"order", b"timers", b"tasks", b"pool", b"signups")
 
 ALIVE: Final = b"sluice:alive"
 ALIVE_SECONDS: Final = 5
@@ -40,3 +50,13 @@ def worker_channel(worker_id: str) -> bytes:
 def alive(kind: str, process_id: str) -> bytes:
     """`kind` is `frontend` or `worker`."""
     return b"sluice:alive:%b:%b" % (kind.encode(), process_id.encode())
+
+
+def pool(provider: str) -> tuple[bytes, ...]:
+    """The keys of a provider's credential pool, in the order of the table: those that each of its scripts declares."""
+    root = b"sluice:credentials:{%b}" % provider.encode()
+    return (root, *(b"%b:%b" % (root, part) for part in _POOL_PARTS))
+
+
+def pool_news(provider: str) -> bytes:
+    return b"sluice:credentials:{%b}:news" % provider.encode()

@@ -104,10 +104,13 @@ class Link:
 
     # --- commands
 
-    async def call(self, *command: Word) -> Reply:
-        """Send a command and return its reply. Raises `LinkDown`, `Refused`."""
+    async def call(self, *command: Word, unclaimed: Deliver | None = None) -> Reply:
+        """Send a command and return its reply. Raises `LinkDown`, `Refused`.
+
+        If the caller is cancelled in between, `unclaimed` gets the reply: for commands whose effect has to be undone then.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
-        waiter = _Waiter()
+        waiter = _Waiter(unclaimed)
         self.post(*command, on_reply=waiter.deliver)
         reply = await waiter.wait()
         if isinstance(reply, RedisError):
@@ -149,14 +152,16 @@ class Link:
                 raise reply
         return list(replies)
 
-    async def script(self, script: Script, keys: Sequence[Word] = (), args: Sequence[Word] = ()) -> Reply:
-        """Run a script by its digest, and by its source if the server does not know it. Raises like `call`."""
+    async def script(
+        self, script: Script, keys: Sequence[Word] = (), args: Sequence[Word] = (), unclaimed: Deliver | None = None
+    ) -> Reply:
+        """Run a script by its digest, and by its source if the server does not know it. As `call` otherwise."""
         try:
-            return await self.call("EVALSHA", script.digest, len(keys), *keys, *args)
+            return await self.call("EVALSHA", script.digest, len(keys), *keys, *args, unclaimed=unclaimed)
         except Refused as refusal:
             if refusal.code != "NOSCRIPT":
                 raise
-        return await self.call("EVAL", script.source, len(keys), *keys, *args)
+        return await self.call("EVAL", script.source, len(keys), *keys, *args, unclaimed=unclaimed)
 
     def post_script(
         self, script: Script, keys: Sequence[Word] = (), args: Sequence[Word] = (), on_reply: Deliver | None = None
@@ -246,14 +251,19 @@ class Link:
 class _Waiter:
     """One task that waits for one reply; it may go away at any time."""
 
-    __slots__ = ("_reply", "_settled", "_task")
+    __slots__ = ("_gone", "_reply", "_settled", "_task", "_unclaimed")
 
-    def __init__(self) -> None:
+    def __init__(self, unclaimed: Deliver | None = None) -> None:
         self._task: trio.lowlevel.Task | None = None
         self._reply: Reply = None
         self._settled = False
+        self._gone = False
+        self._unclaimed = unclaimed
 
     def deliver(self, reply: Reply) -> None:
+        if self._gone and self._unclaimed is not None:
+            self._unclaimed(reply)
+            return
         self._reply = reply
         self._settled = True
         if self._task is not None:
@@ -267,6 +277,7 @@ class _Waiter:
         return self._reply
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._gone = True
         self._task = None
         return trio.lowlevel.Abort.SUCCEEDED
 

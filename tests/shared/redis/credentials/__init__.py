@@ -1,0 +1,1 @@
+"""The credential pool, against a real Redis."""
