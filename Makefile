@@ -21,7 +21,7 @@ help:  ## list the targets
 run: $(VENV)/.run  ## start a whole gateway: Redis, a frontend, a worker for each configured provider
 	@$(BIN)/sluice up $(ARGS)
 
-test: $(VENV)/.dev  ## run the tests (a minute or two)
+test: $(VENV)/.dev  ## run the tests (a few minutes)
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-all: $(VENV)/.dev  ## run the tests, also those marked slow
