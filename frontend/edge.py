@@ -4,7 +4,6 @@ It is an ASGI middleware and not a Quart hook, because only here a `finally` is 
 handler's return and the first byte, and then nothing of the response ever starts.
 """
 
-import json
 import logging
 import secrets
 import time
@@ -123,4 +122,4 @@ class Edge:
             else:
                 await self._app(scope, receive, send_visit)
         finally:
-            _access.info(json.dumps(visit.log_line(), ensure_ascii=False))
+            _access.info(visit.log_line())

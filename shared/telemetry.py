@@ -9,23 +9,80 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Mapping
 from typing import Final
 
+_TELLING: Final = r"(?: authorization | cookie | password | (?:api|secret)[-_]?key | (?:access|refresh|id)[-_]?token )"
 _SECRETS: Final = re.compile(
-    r"""(?ix)
-    ( (?: bearer \s+ )+ | authorization ["']? \s* [:=] \s* ["']? (?: bearer \s+ )* | api[-_]?key ["']? \s* [:=] \s* ["']? )
-      [^\s"',;]+
-    | \b (?: sk | csk | hf | ak ) [-_] [A-Za-z0-9_\-]{6,}
-    | \b eyJ [A-Za-z0-9_\-]+ \. [A-Za-z0-9_\-]+ \. [A-Za-z0-9_\-]+
-    | (?<= :// ) [^/\s@]* : [^/\s@]* (?= @ )
+    rf"""(?ix)
+    (?P<kept>
+        {_TELLING} (?: \\* ["']? \s* [:=] | \\* ["'] \s* , ) (?: [\s"'\\\[({{] | b (?= ["'] ) )*
+        (?: (?: bearer | basic ) \s+ )*
+      | (?: bearer \s+ )+
+      | https?:// [^\s?"'\\]{{1,2000}} \?
+    )
+    [^\s"',;\\]+
+    | (?<= :// ) [^\s@]{{1,1000}} (?= @ )
+    | (?<! [a-z0-9] ) (?: c?sk [-_] | ak [-_] | hf_ ) [a-z0-9_\-]{{6,}}
+    | (?<! [a-z0-9] ) eyJ [a-z0-9_\-]{{1,8000}} \. [a-z0-9_\-]+ \. [a-z0-9_\-]*
     """
 )
+"""What is hidden in a text: the value after a telling name or scheme, a URL's query and credentials, keys that show by their
+prefix, JWTs. The text may be the `repr` of something, or JSON, even twice encoded."""
+_TELLING_NAME: Final = re.compile(_TELLING, re.IGNORECASE | re.VERBOSE)
+_HINTS: Final = (
+    "authorization", "cookie", "password", "apikey", "api-key", "api_key", "secretkey", "secret-key", "secret_key",
+    "accesstoken", "access-token", "access_token", "refreshtoken", "refresh-token", "refresh_token",
+    "idtoken", "id-token", "id_token", "bearer", "?", "@", "sk-", "sk_", "ak-", "ak_", "hf_", "eyj",
+)  # fmt: skip
+"""A text without any of these holds nothing to hide. Most lines have none, and that is found out in a few microseconds."""
 _KNOWN_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_HIDDEN: Final = "***"
 
 
 def redact(text: str) -> str:
     """The text with everything that looks like a secret replaced by `***`."""
-    return _SECRETS.sub(lambda found: f"{found[1] or ''}***", text)
+    return _SECRETS.sub(lambda found: (found["kept"] or "") + _HIDDEN, text) if _is_suspect(text) else text
+
+
+def hide(value: object) -> object:
+    """`redact` for anything that goes into JSON. The value of a telling name is hidden whatever it looks like."""
+    if isinstance(value, str):
+        return redact(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {redact(str(name)): _HIDDEN if _is_telling(name) else hide(inner) for name, inner in value.items()}
+    if isinstance(value, tuple) and len(value) == 2 and _is_telling(value[0]):
+        return [hide(value[0]), _HIDDEN]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [hide(item) for item in value]
+    return redact(str(value))
+
+
+def _is_suspect(text: str) -> bool:
+    lowered = text.lower()
+    return any(hint in lowered for hint in _HINTS)
+
+
+def _is_telling(name: object) -> bool:
+    return isinstance(name, str | bytes) and _TELLING_NAME.search(str(name)) is not None
+
+
+def _json_line(fields: Mapping[str, object]) -> str:
+    try:
+        line = json.dumps(fields, ensure_ascii=False, default=str)
+    except (TypeError, ValueError):  # a key that is no text
+        line = _HINTS[0]
+    return json.dumps(hide(fields), ensure_ascii=False) if _is_suspect(line) else line
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The record's text. Arguments that do not fit are a mistake that must not cost the line, nor print it unredacted."""
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return f"{record.msg} {record.args}"
 
 
 class JsonLines(logging.Formatter):
@@ -36,12 +93,12 @@ class JsonLines(logging.Formatter):
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         line |= {name: value for name, value in vars(record).items() if name not in _KNOWN_FIELDS}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return redact(json.dumps(line, ensure_ascii=False, default=str))
+        return _json_line(line)
 
 
 class PlainLines(logging.Formatter):
@@ -49,17 +106,17 @@ class PlainLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        text = f"{clock} {record.levelname.lower():7} {record.name}: {record.getMessage()}"
+        text = f"{clock} {record.levelname.lower():7} {record.name}: {_message(record)}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         return redact(text)
 
 
 class AccessLines(logging.Formatter):
-    """Access lines are JSON already, and hold only fields that the edge has chosen."""
+    """Access records are dicts, with only those fields that the edge has chosen: one JSON object each, in either style."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(record.getMessage())
+        return _json_line(record.msg if isinstance(record.msg, Mapping) else {"message": _message(record)})
 
 
 def set_up_logs(level: str, style: str) -> None:
