@@ -50,6 +50,8 @@ class Seal:
 
     def open(self, sealed: bytes, context: bytes) -> bytes:
         """Raises `SealBroken`."""
+        if len(sealed) < _HEAD_BYTES:
+            raise SealBroken("too short to be sealed")
         head = sealed[: _HEAD_BYTES - 8]
         peer = self._peers.get(head) or self._meet(head)
         try:
@@ -64,7 +66,7 @@ class Seal:
 
     def _meet(self, head: bytes) -> AESGCM:
         master = self._masters.get(head[1:5])
-        if len(head) != _HEAD_BYTES - 8 or head[:1] != _VERSION or master is None:
+        if head[:1] != _VERSION or master is None:
             raise SealBroken("sealed with another secret key, or not sealed at all")
         if len(self._peers) >= _CACHED_PEERS:
             self._peers.pop(next(iter(self._peers)))
