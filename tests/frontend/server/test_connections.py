@@ -236,11 +236,3 @@ async def test_an_app_that_fails_before_its_response_gives_500():
     async with running(app) as server:
         reply = await server.ask(get())
         assert reply.status == 500
-
-
-async def test_small_responses_leave_in_one_segment():
-    async with running(demo) as server:
-        client = await server.connect()
-        await client.send(get("/one"))
-        first = await client.stream.receive_some(65536)
-        assert first.endswith(b"GET /one")

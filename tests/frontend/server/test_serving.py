@@ -3,7 +3,7 @@
 import json
 import resource
 import socket
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -94,25 +94,47 @@ async def test_clients_that_connect_at_the_last_moment_are_answered():
         assert late.recv(65536).endswith(b"GET /late")
 
 
-async def test_a_request_that_has_come_but_was_not_read_yet_is_answered_before_the_end():
+@asynccontextmanager
+async def served_socket(kind=socket.SOCK_STREAM):
+    """The far end of a pair whose near end is being served, with the server's connections and surroundings."""
     settings = ServerSettings()
     around = Surroundings(demo, settings, make_config(settings), WorkerContext(None), ("127.0.0.1", 1))
     connections = set()
-    near, far = socket.socketpair()
+    near, far = socket.socketpair(type=kind)
     with far:
         near.setblocking(False)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve_connection, near, ("127.0.0.1", 2), around, connections)
             await trio.testing.wait_all_tasks_blocked()
-            [connection] = connections
-            far.send(get("/late"))
-            await end_keep_alive(around.config, around.context)
-            connection.retire()
-        far.settimeout(1)
-        reply = far.recv(65536)
+            yield far, connections, around
+            nursery.cancel_scope.deadline = trio.current_time() + 1
+        assert not connections
+
+
+async def test_a_request_that_has_come_but_was_not_read_yet_is_answered_before_the_end():
+    async with served_socket() as (far, connections, around):
+        [connection] = connections
+        far.send(get("/late"))
+        await end_keep_alive(around.config, around.context)
+        connection.retire()
+        await trio.testing.wait_all_tasks_blocked()
+        reply = far.recv(65536, socket.MSG_DONTWAIT)
         assert b"connection: close" in reply.lower()
         assert reply.endswith(b"GET /late")
-    assert not connections
+
+
+async def test_a_small_response_is_written_in_one_go():
+    """Sockets of this kind keep apart what was written apart."""
+    async with served_socket(socket.SOCK_SEQPACKET) as (far, _connections, _around):
+        for path in ("/one", "/two"):
+            far.send(get(path))
+            await trio.testing.wait_all_tasks_blocked()
+            assert far.recv(65536, socket.MSG_DONTWAIT).endswith(b"GET " + path.encode())
+        far.send(get("/stream/2"))
+        await trio.testing.wait_all_tasks_blocked()
+        pieces = [far.recv(65536, socket.MSG_DONTWAIT) for _ in range(4)]
+        assert [piece[-14:] for piece in pieces[1:]] == [b"8\r\npiece 0\n\r\n", b"8\r\npiece 1\n\r\n", b"0\r\n\r\n"]
+        far.close()
 
 
 @pytest.mark.parametrize("version, how", [("1.1", "closed"), ("1.0", "reset")])
@@ -165,6 +187,21 @@ async def test_a_crowd_beyond_the_limit_harms_nobody_inside():
             assert (await client.answer()).status == 503
         await inside.send(get())
         assert (await inside.answer()).status == 200
+
+
+async def test_a_refusal_is_not_lost_to_a_reset():
+    async with running(demo, max_connections=1) as server:
+        inside = await server.connect()
+        await inside.send(get())
+        await inside.answer()
+        for _ in range(40):  # one after the other: more than may be refused at once
+            with socket.create_connection((server.host, server.port)) as eager:
+                eager.send(get())  # before the server can run: these bytes are unread when it refuses
+                eager.setblocking(False)
+                await trio.lowlevel.wait_readable(eager)
+                assert eager.recv(65536).startswith(b"HTTP/1.1 503")
+                await trio.lowlevel.wait_readable(eager)
+                assert eager.recv(65536) == b""
 
 
 async def test_running_out_of_descriptors_pauses_accepting_and_recovers(monkeypatch):
