@@ -24,7 +24,7 @@ _SECRETS: Final = re.compile(
     [^\s"',;\\]+
     | (?<= :// ) [^\s@]{{1,1000}} (?= @ )
     | (?<! [a-z0-9] ) (?: c?sk [-_] | ak [-_] | hf_ ) [a-z0-9_\-]{{6,}}
-    | (?<! [a-z0-9] ) eyJ [a-z0-9_\-]{{1,8000}} \. [a-z0-9_\-]+ \. [a-z0-9_\-]*
+    | (?<! [a-z0-9] ) eyJ [a-z0-9_\-]{{1,1000}} \. [a-z0-9_\-]+ \. [a-z0-9_\-]*
     """
 )
 """What is hidden in a text: the value after a telling name or scheme, a URL's query and credentials, keys that show by their

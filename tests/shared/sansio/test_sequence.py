@@ -1,7 +1,7 @@
 """Numbered frames: the receiver hands out each once and in order, the sender keeps each until it was consumed."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -183,6 +183,7 @@ class BothEnds(RuleBasedStateMachine):
 
 
 TestBothEnds = BothEnds.TestCase
+TestBothEnds.settings = settings(max_examples=50, stateful_step_count=30)
 
 
 @given(st.permutations(range(12)), st.lists(st.integers(0, 11)))
