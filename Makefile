@@ -21,11 +21,11 @@ help:  ## list the targets
 run: $(VENV)/.run  ## start a whole gateway: Redis, a frontend, a worker for each configured provider
 	@$(BIN)/sluice up $(ARGS)
 
-test: $(VENV)/.dev  ## run the tests (a few minutes)
+test: $(VENV)/.dev  ## run the tests (about two minutes; with CI=true also those marked slow)
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-all: $(VENV)/.dev  ## run the tests, also those marked slow
-	@$(BIN)/python -m pytest -m '' $(ARGS)
+	@$(BIN)/python -m pytest --slow $(ARGS)
 
 check: $(VENV)/.dev  ## everything that must be green: format, lint, types, tests
 	$(BIN)/ruff format --check .

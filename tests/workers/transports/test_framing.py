@@ -143,6 +143,7 @@ async def test_a_compressed_event_stream_is_unpacked_event_by_event(transport: H
         (b"gzip", b"hello", ProtocolViolation),
         (b"br", b"hello", ProtocolViolation),
     ],
+    ids=["too large", "cut", "no gzip", "another coding"],
 )
 async def test_compressed_bodies_that_are_refused(
     transport: HttpTransport, coding: bytes, body: bytes, failure: type[TransportError]
