@@ -58,6 +58,7 @@ async def _run(settings: WorkerSettings) -> None:
         first_token=settings.first_token_seconds or deadlines.first_token_seconds,
         silence=settings.silence_seconds or deadlines.silence_seconds,
         total=settings.total_seconds or deadlines.total_seconds,
+        calls_per_credential=settings.provider.calls_per_credential,
     )
     link = Link(address, name=name)
     with BlockingLink(address, name=f"{name}-claims") as blocking, open_ears() as ears:
@@ -68,7 +69,10 @@ async def _run(settings: WorkerSettings) -> None:
             proxy=settings.upstream_proxy.reveal() if settings.upstream_proxy else None,
             ears=ears,
         )
-        subscription = Subscription(address, [keys.worker_channel(worker_id)], name=f"{name}-orders")
+        channels = [keys.worker_channel(worker_id), keys.pool_news(provider.name)]
+        subscription = Subscription(
+            address, channels, name=f"{name}-orders", on_resubscribed=lambda: worker.look_again()
+        )
         worker = Worker(
             worker_id, provider, Roads(link, blocking, subscription), seal, transport, limits,
             concurrency=settings.concurrency, version=VERSION,

@@ -20,10 +20,11 @@ import trio
 from shared.errors import Failure, GatewayError
 from shared.schema.job import FrameKind, Job, Outcome
 from workers.answer import Answer
+from workers.asking import ask
 from workers.credentials import Credentials
-from workers.exchange import HttpReply, HttpRequest, TransportError
+from workers.exchange import TransportError
 from workers.outbox import Outbox, Retained
-from workers.provider import Call, Credential, HttpStream, Plan, Provider, ScriptedStream
+from workers.provider import Call, Credential, HttpStream, Provider, ScriptedStream
 from workers.transports.http import HttpExchange, HttpTransport
 
 _log = logging.getLogger(__name__)
@@ -31,18 +32,18 @@ _encode = msgspec.msgpack.Encoder().encode
 _body = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 ERROR_BODY_BYTES: Final = 256 * 1024
-FETCH_BYTES: Final = 4 * 1024 * 1024
 TAIL_SECONDS: Final = 0.1
 """How long a finished exchange may take to end its body, so that the connection can serve again."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds: to the first delta, between two deltas, in total."""
+    """Seconds: to the first delta, between two deltas, in total. Calls: with one credential at once, 0 for any number."""
 
     first_token: float
     silence: float
     total: float
+    calls_per_credential: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Attempt:
         refused: list[Failure] = []
         tried: set[str] = set()
         while True:
-            lease = await credentials.lease(self.job, tried, refused)
+            lease = await credentials.lease(self.job, tried, refused, self._lose)
             failure: Failure | None = None
             try:
                 await self._exchange(retained, lease.credential)
@@ -139,7 +140,11 @@ class Attempt:
                 refused.append(failure)
                 tried.add(lease.credential.id)
             finally:
-                credentials.give_back(lease, failure)
+                credentials.give_back(lease, failure, accepted=self._accepted)
+
+    def _lose(self) -> None:
+        """By now another worker may use the credential: better an error than two calls at once where one is allowed."""
+        self.stop(Failure("worker_lost", "The worker lost its hold on the upstream credential."))
 
     async def _exchange(self, retained: Retained, credential: Credential | None) -> None:
         body = _body.decode(self.job.body)
@@ -153,34 +158,17 @@ class Attempt:
             now=time.time(),
             nonce=secrets.token_hex(16),
         )
-        exchange = await self._carry_out(self._means.provider.plan(call))
+        means = self._means
+        exchange = await ask(means.provider.plan(call), means.transport, timeout_seconds=means.limits.first_token)
         if isinstance(exchange, ScriptedStream):
             await self._play(retained, exchange)
             return
         try:
-            stream = await self._means.transport.stream(exchange.request)
+            stream = await means.transport.stream(exchange.request)
             try:
                 await self._converse(retained, exchange, stream)
             finally:
                 stream.close()
-        except TransportError as error:
-            raise GatewayError(error.failure()) from None
-
-    async def _carry_out(self, plan: Plan) -> HttpStream | ScriptedStream:
-        """Ask what the plan wants to know; the exchange that it returns in the end."""
-        try:
-            request = next(plan)
-            while True:
-                request = plan.send(await self._fetch(request))
-        except StopIteration as done:
-            exchange: HttpStream | ScriptedStream = done.value
-            return exchange
-
-    async def _fetch(self, request: HttpRequest) -> HttpReply:
-        try:
-            return await self._means.transport.fetch(
-                request, limit_bytes=FETCH_BYTES, timeout_seconds=self._means.limits.first_token
-            )
         except TransportError as error:
             raise GatewayError(error.failure()) from None
 

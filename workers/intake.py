@@ -49,12 +49,13 @@ class Intake:
         self._room = trio.Event()
         self._running = 0
         self._concurrency = concurrency
+        self._paused = False
         self.draining = False
         self.refused_entries = 0
 
     @property
     def room(self) -> int:
-        return 0 if self.draining else max(0, self._concurrency - self._running)
+        return 0 if self.draining or self._paused else max(0, self._concurrency - self._running)
 
     @property
     def running(self) -> int:
@@ -63,6 +64,12 @@ class Intake:
     def one_more_done(self) -> None:
         self._running -= 1
         self._room.set()
+
+    def pause(self, paused: bool) -> None:
+        """Claim nothing while jobs that were claimed already wait for a credential: others may have one."""
+        self._paused = paused
+        if not paused:
+            self._room.set()
 
     def drain(self) -> None:
         self.draining = True

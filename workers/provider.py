@@ -11,12 +11,13 @@ is bytes in, events out. The attempt (`workers.attempt`) drives it:
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
 from shared.errors import Failure
 from shared.schema.advertisement import Model
+from shared.schema.credential import Minting
 from shared.schema.events import Event
 from workers.exchange import HttpReply, HttpRequest
 
@@ -120,6 +121,52 @@ class Provider(Protocol):
 
     def plan(self, call: Call) -> Plan: ...
     def refusal(self, reply: HttpReply) -> Failure: ...
+
+
+class MintedCredential(msgspec.Struct, frozen=True):
+    """What a sign-up or a refresh brought. `extra`: what belongs to the secret, such as a refresh token. `expires_at`: end of
+    its life in Unix seconds, None: it has none."""
+
+    secret: str
+    extra: dict[str, str] = {}
+    expires_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"MintedCredential(expires_at={self.expires_at})"
+
+
+Mint = Generator[HttpRequest, HttpReply, MintedCredential]
+"""A plan that brings a credential. Raises `GatewayError` when the upstream says no; a `rate_limit` with its wait is heeded."""
+
+Check = Generator[HttpRequest, HttpReply, None]
+"""A plan that ends well if the upstream accepts the credential, and raises `GatewayError` with its refusal if not."""
+
+
+# What a provider may offer beyond `Provider`. Of the call that is handed in only `credential` (None for `mint`), `now` and
+# `nonce` mean anything.
+
+
+@runtime_checkable
+class Minter(Protocol):
+    """A provider whose credentials are made by signing up."""
+
+    minting: Minting
+
+    def mint(self, call: Call) -> Mint: ...
+
+
+@runtime_checkable
+class Refresher(Protocol):
+    """A provider that can give a credential a new secret before the old one ends. Without it, it is replaced."""
+
+    def refresh(self, call: Call) -> Mint: ...
+
+
+@runtime_checkable
+class Validator(Protocol):
+    """A provider that can tell without costs whether a credential is accepted. Without it, the next call has to show it."""
+
+    def validate(self, call: Call) -> Check: ...
 
 
 Factory = Callable[[Upstream], Provider]

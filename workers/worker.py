@@ -15,7 +15,9 @@ import msgspec
 import trio
 
 from shared.errors import Failure
+from shared.redis import keys
 from shared.redis.blocking import BlockingLink
+from shared.redis.credentials.pool import Pool
 from shared.redis.link import Link
 from shared.redis.presence import advertise
 from shared.redis.subscription import Subscription
@@ -25,6 +27,7 @@ from shared.sealing import Seal, SealBroken
 from workers.attempt import Attempt, Limits, Means
 from workers.credentials import Credentials
 from workers.intake import Intake
+from workers.keeper import Keeper
 from workers.outbox import Outbox
 from workers.provider import Provider
 from workers.transports.http import HttpTransport
@@ -56,6 +59,7 @@ class Worker:
     ) -> None:  # fmt: skip
         self.id = worker_id
         self._provider = provider
+        self._news_channel = keys.pool_news(provider.name)
         self._roads = roads
         self._seal = seal
         self._version = version
@@ -65,13 +69,21 @@ class Worker:
         self._nursery: trio.Nursery | None = None
         self.outbox = Outbox(roads.link, seal, worker_id)
         self.intake = Intake(provider.name, roads.link, roads.blocking, seal, concurrency, self._accept)
-        self._means = Means(provider, Credentials(provider), transport, self.outbox, limits)
+        pool = Pool(roads.link, seal, provider.name)
+        self.keeper = Keeper(provider, pool, transport, worker_id)
+        self.credentials = Credentials(
+            provider, pool, worker_id, calls=limits.calls_per_credential,
+            wanted=self.keeper.look_again, starving=self.intake.pause,
+        )  # fmt: skip
+        self._means = Means(provider, self.credentials, transport, self.outbox, limits)
 
     async def run(self, stop: trio.Event, drain_seconds: float) -> None:
         """Work until `stop` is set and what ran then has finished or `drain_seconds` have passed."""
         async with trio.open_nursery() as upkeep:
             upkeep.start_soon(advertise, self._roads.link, "worker", self.id, self._advertisement)
             upkeep.start_soon(self.outbox.run)
+            upkeep.start_soon(self.credentials.run)
+            upkeep.start_soon(self.keeper.run)
             upkeep.start_soon(self._watch)
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -90,7 +102,10 @@ class Worker:
             attempt.stop(Failure("shutting_down", "The worker is shutting down; try again."))
 
     def deliver(self, channel: bytes, message: bytes) -> None:
-        """A message on the worker's channel. Foreign or damaged ones are counted and dropped."""
+        """A message on one of the worker's channels. Foreign or damaged orders are logged and dropped."""
+        if channel == self._news_channel:
+            self.look_again()
+            return
         try:
             orders = _orders.decode(self._seal.open(message, channel))
         except (SealBroken, msgspec.DecodeError) as problem:
@@ -109,6 +124,11 @@ class Worker:
             elif kind == OrderKind.CANCEL:
                 self.outbox.drop(retained)
                 retained.gone()
+
+    def look_again(self) -> None:
+        """There are news of the credential pool, or some may have been missed."""
+        self.credentials.look_again()
+        self.keeper.look_again()
 
     def _accept(self, job: Job) -> None:
         assert self._nursery is not None

@@ -147,12 +147,15 @@ class _Everything:
             values = {field: self.source.value(row) for field, row in self.known_rows[name].items()}
             values["base_url"] = known.complete(values["base_url"] or known.base_url)
             values["models"] = values["models"] or known.models
+            if values["calls_per_credential"] is None:
+                values["calls_per_credential"] = known.calls_per_credential
             if values["keys"]:
                 configured[name] = ProviderSettings(name=name, deadlines=self._patience(known.deadlines), **values)
         for name, named_rows in self.custom_rows.items():
             values = {field: self.source.value(row) for field, row in named_rows.items()}
             if not values["base_url"] and self.source.find(named_rows["base_url"]) is None:
                 self.problem(named_rows["base_url"].name, "expected the server's address, got nothing")
+            values["calls_per_credential"] = values["calls_per_credential"] or 0
             configured[name] = ProviderSettings(name=name, deadlines=self._patience(CUSTOM_DEADLINES), **values)
         return configured
 
@@ -163,7 +166,12 @@ class _Everything:
 
     def keyless(self) -> ProviderSettings:
         return ProviderSettings(
-            name=KEYLESS, keys=(), base_url="", models=(), deadlines=self._patience(CUSTOM_DEADLINES)
+            name=KEYLESS,
+            keys=(),
+            base_url="",
+            models=(),
+            calls_per_credential=0,
+            deadlines=self._patience(CUSTOM_DEADLINES),
         )
 
     def provider(self, spelled: str) -> ProviderSettings:

@@ -186,6 +186,11 @@ class ProviderSettings:
     keys: tuple[Secret, ...] = setting("{KEY}", API_KEYS, "Key at {LABEL}; several by commas.", secret=True)
     base_url: str = setting("{PREFIX}_BASE_URL", BASE_URL, "Where {LABEL} is reached.")
     models: tuple[str, ...] = setting("{PREFIX}_MODELS", MODELS, "Models to offer, in place of the usual ones.")
+    calls_per_credential: int = setting(
+        "{PREFIX}_CALLS_PER_CREDENTIAL",
+        whole(0),
+        "Calls that one credential for {LABEL} serves at once, over all workers; 0: any number.",
+    )
     deadlines: Deadlines
 
 

@@ -24,7 +24,8 @@ class KnownProvider:
     """One upstream that works as soon as its key is set.
 
     `prefix` begins the names of its variables, `key_name` is the variable of its key; `path` is what follows the host in
-    a complete base URL, for upstreams whose address people give as a bare host.
+    a complete base URL, for upstreams whose address people give as a bare host. `calls_per_credential`: how many one
+    credential serves at once, 0 for any number.
     """
 
     name: str
@@ -35,6 +36,7 @@ class KnownProvider:
     deadlines: Deadlines
     path: str = ""
     aliases: tuple[str, ...] = ()
+    calls_per_credential: int = 0
 
     def complete(self, base_url: str) -> str:
         """`base_url` with the path that the upstream's compatible API has, if only a host (or its other API) was given."""

@@ -33,10 +33,15 @@ def sections() -> list[Section]:
         found.append(Section(_TITLES[settings_class.process], tuple((row, row.default) for row in fresh)))
     upstreams: list[tuple[Row, str]] = []
     for known in KNOWN.values():
-        usual = {"base_url": known.base_url, "models": ",".join(known.models), "keys": ""}
+        usual = {
+            "base_url": known.base_url,
+            "models": ",".join(known.models),
+            "calls_per_credential": str(known.calls_per_credential),
+            "keys": "",
+        }
         upstreams += [(row, usual[field]) for field, row in known_provider_rows(known).items()]
     custom = custom_provider_rows(_CUSTOM, "any further OpenAI-compatible server")
-    upstreams += [(row, "") for row in custom.values()]
+    upstreams += [(row, "0" if field == "calls_per_credential" else "") for field, row in custom.items()]
     return [*found, Section("Upstreams", tuple(upstreams))]
 
 

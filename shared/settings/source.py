@@ -16,7 +16,9 @@ from shared.settings.row import Expected, Row, rows
 
 DOTENV = Path(".env")
 
-_CUSTOM_NAME = re.compile(rf"{CUSTOM_PREFIX}([A-Za-z0-9_]+?)_(BASE_URL|API_KEY|API_KEY_FILE|MODELS)")
+_CUSTOM_NAME = re.compile(
+    rf"{CUSTOM_PREFIX}([A-Za-z0-9_]+?)_(BASE_URL|API_KEY|API_KEY_FILE|MODELS|CALLS_PER_CREDENTIAL)"
+)
 _SURELY_A_TYPO = 0.9
 
 
