@@ -21,7 +21,7 @@ from shared.redis.link import Link
 from shared.redis.scripts import SUBMIT
 from shared.sansio.job import Ownership, State
 from shared.sansio.liveness import Liveness
-from shared.schema.job import PROTOCOL, FrameKind, Job, Order, OrderKind, Orders, Outcome, Parcel
+from shared.schema.job import PROTOCOL, FrameKind, Job, Order, OrderKind, Orders, Outcome, Parcel, Running
 from shared.sealing import Seal, SealBroken
 
 _log = logging.getLogger(__name__)
@@ -130,16 +130,23 @@ class OpenJob:
                 self.accepted_at = trio.current_time()
             elif kind == FrameKind.DONE:
                 self.outcome = _outcome.decode(payload)
-        if ownership.attempt != was:
-            self._begin_again()
         if self._chunks and self.first_chunk_at is None:
             self.first_chunk_at = trio.current_time()
-        self.wake()
+        self._after(was)
 
     def lose_worker(self) -> None:
         """The worker that ran the attempt is gone: another attempt, or the end."""
         was = self.ownership.attempt
         self.ownership.worker_lost()
+        self._after(was)
+
+    def unlisted(self, worker: str) -> None:
+        """The worker's report does not name this job."""
+        was = self.ownership.attempt
+        self.ownership.unlisted(worker)
+        self._after(was)
+
+    def _after(self, was: int) -> None:
         if self.ownership.attempt != was:
             self._begin_again()
         self.wake()
@@ -280,10 +287,19 @@ class Jobs:
             job.receive(worker, attempt, seq, kind, payload)
             if job.ownership.orders:
                 self._collect(job)
-        for job_id, attempt, next_seq in parcel.running or ():
-            self._reported(worker, job_id, attempt, next_seq)
+        if parcel.running is not None:
+            self._report(worker, parcel.running)
         if self._orders:
             self._flush()
+
+    def _report(self, worker: str, running: list[Running]) -> None:
+        """The worker's second: how far it is with each attempt for us. What it does not name, it has given up."""
+        for job_id, attempt, next_seq in running:
+            self._reported(worker, job_id, attempt, next_seq)
+        named = {job_id for job_id, _, _ in running}
+        for job in self.all():
+            if job.ownership.worker == worker and job.ownership.id not in named:
+                job.unlisted(worker)
 
     def _reported(self, worker: str, job_id: bytes, attempt: int, next_seq: int) -> None:
         job = self._open.get(job_id)

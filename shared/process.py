@@ -1,5 +1,6 @@
 """Beginning and end of a process: exit status, one clear sentence for what an operator can mend, signals."""
 
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from shared.redis.failures import RedisError
 
 def run(main: Callable[[], Awaitable[None]]) -> int:
     """Run to the end; the exit status. An unreachable Redis or a port that is taken is a sentence, not a traceback."""
+    _limit()
     try:
         trio.run(main)
     except* (RedisError, OSError) as group:
@@ -30,6 +32,13 @@ async def stop_on_signal(stop: trio.Event, scope: trio.CancelScope) -> None:
                 scope.cancel()
                 return
             stop.set()
+
+
+def _limit() -> None:
+    """No core dumps, which would hold keys and prompts; as many files as the system lets us have."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
