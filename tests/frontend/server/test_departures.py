@@ -10,7 +10,7 @@ from tests.frontend.server.apps import body as piece
 from tests.frontend.server.wire import get, post, running
 
 WAYS = ["fin", "rst", "half-close"]
-AT_ONCE_SECONDS = 0.25
+AT_ONCE_SECONDS = 1
 
 
 async def told_at_once(app):

@@ -30,7 +30,7 @@ def footprint():
     return len(os.listdir("/proc/self/fd")), trio.lowlevel.current_statistics().tasks_living
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_nothing_is_left_of_clients_of_any_kind(seed):
     rng = random.Random(seed)
     clocks = dict.fromkeys(("header_seconds", "body_seconds", "keep_alive_seconds", "linger_seconds"), 0.2)
@@ -45,12 +45,12 @@ async def test_nothing_is_left_of_clients_of_any_kind(seed):
                     await trio.lowlevel.checkpoint()
                 if reads:
                     await client.answer()
+                if how is None:
+                    await client.closed()
+                else:
+                    await client.leave(how)
             except (Cut, trio.BrokenResourceError):
-                pass
-            if how is None:
-                await client.closed()
-            else:
-                await client.leave(how)
+                pass  # the server was faster
             await trio.aclose_forcefully(client.stream)
 
         with trio.fail_after(10):

@@ -63,7 +63,7 @@ def test_requests_are_the_same_however_they_are_cut(target, cut, before, after):
 
 
 @given(st.lists(st.sampled_from(list(REQUESTS)), max_size=6), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_row_of_requests_in_any_pieces(targets, data):
     stream = b"".join(REQUESTS[target][0] + data.draw(st.sampled_from([b"", b"\r\n"])) for target in targets)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
@@ -72,7 +72,7 @@ def test_any_row_of_requests_in_any_pieces(targets, data):
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"GET / HTTP/1.1\r\nHost: h\r\n", CHUNKED[:-5]]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_bytes_are_parsed_or_refused(noise, beginning):
     try:
         serve_all(make_parser(), [beginning, noise])

@@ -59,7 +59,7 @@ REFUSED = {
 @pytest.mark.parametrize("status, request_bytes", REFUSED.values(), ids=REFUSED.keys())
 async def test_refused_once_and_closed(status, request_bytes):
     app = Waiting()
-    async with running(app, linger_seconds=0.05) as server:
+    async with running(app, linger_seconds=0.02) as server:
         client = await server.connect()
         await client.send(request_bytes + SMUGGLED)
         reply = await client.answer()
@@ -73,7 +73,7 @@ async def test_refused_once_and_closed(status, request_bytes):
 
 
 async def test_a_request_line_without_end_is_refused():
-    async with running(demo, linger_seconds=0.05) as server:
+    async with running(demo, linger_seconds=0.02) as server:
         assert (await server.ask(b"GET /" + b"x" * 20_000)).status == 431
 
 
@@ -138,7 +138,7 @@ async def test_asterisk_is_for_options():
 
 
 async def test_garbage_behind_a_request_is_refused_after_its_answer():
-    async with running(demo, linger_seconds=0.05) as server:
+    async with running(demo, linger_seconds=0.02) as server:
         client = await server.connect()
         await client.send(post("/echo", b"good") + b"garbage\r\n\r\n")
         assert (await client.answer()).body == b"good"
@@ -148,7 +148,7 @@ async def test_garbage_behind_a_request_is_refused_after_its_answer():
 
 async def test_a_broken_body_behind_the_start_of_a_response_cuts_it():
     app = Waiting(b"begun")
-    async with running(app, linger_seconds=0.05) as server:
+    async with running(app, linger_seconds=0.02) as server:
         client = await server.connect()
         await client.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         await client.received(b"begun")
