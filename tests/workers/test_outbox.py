@@ -1,6 +1,4 @@
-"""The worker's end of the road: what it sends when, what it keeps, what it repeats, and when it gives up."""
-
-from contextlib import contextmanager
+"""The worker's end of the road: what it sends when, what it keeps, what it repeats, how far it goes ahead of its caller."""
 
 import msgspec
 import pytest
@@ -12,85 +10,10 @@ from shared.redis.address import Address
 from shared.redis.failures import LinkDown
 from shared.redis.link import Link
 from shared.redis.subscription import Subscription
-from shared.schema.job import PROTOCOL, FrameKind, Job, Parcel
-from shared.sealing import Seal
+from shared.schema.job import FrameKind, Parcel
 from tests.waiting import until
-from workers.outbox import (
-    EMPTY_REPORTS,
-    FORGET_SECONDS,
-    FRAME_OVERHEAD_BYTES,
-    PARCEL_BYTES,
-    PATIENCE_SECONDS,
-    WINDOW_BYTES,
-    Outbox,
-)
-
-SEAL = Seal(["a secret key for tests only, 32 characters"])
-STARTED, ACCEPTED, CHUNK, DONE, FAILED = range(5)
-
-
-def a_job(number=1, *, attempt=1, owner="f", budget_seconds=600.0):
-    return Job(
-        PROTOCOL, bytes([number]) * 16, attempt, owner, "chat", "echo", "echo", "echo", True, False, budget_seconds, b"{}", "r"
-    )  # fmt: skip
-
-
-class Paper:
-    """A link that only writes down what is published; a test answers when it likes, or lets `answer` do it at once."""
-
-    def __init__(self, answer=None):
-        self.published = []
-        self.answer = answer
-        self._replies = []
-
-    def post(self, command, channel, message, *, on_reply):
-        assert command == b"PUBLISH"
-        self.published.append((channel, msgspec.msgpack.decode(SEAL.open(message, channel), type=Parcel)))
-        if self.answer is None:
-            self._replies.append(on_reply)
-        else:
-            on_reply(self.answer)
-
-    def reply(self, reply=1):
-        self._replies.pop(0)(reply)
-
-    @property
-    def parcels(self):
-        return [parcel for _, parcel in self.published]
-
-    def frames(self):
-        """`(job, attempt, seq, kind, payload)` of all parcels, the job by its first byte."""
-        return [(job[0], attempt, *rest) for parcel in self.parcels for job, attempt, *rest in parcel.frames]
-
-    def reports(self):
-        return [
-            [(job[0], attempt, next_seq) for job, attempt, next_seq in parcel.running]
-            for parcel in self.parcels
-            if parcel.running is not None
-        ]
-
-
-class Told:
-    """What the attempt of a retained job is told."""
-
-    def __init__(self):
-        self.gone = 0
-
-    def __call__(self):
-        self.gone += 1
-
-
-def an_outbox(answer=1):
-    paper = Paper(answer)
-    return paper, Outbox(paper, SEAL, "w")
-
-
-@contextmanager
-def no_time(seconds=0.0):
-    began = trio.current_time()
-    yield
-    assert trio.current_time() - began == pytest.approx(seconds, abs=1e-6)
-
+from tests.workers.outbox_paper import CHUNK, DONE, FAILED, SEAL, STARTED, Told, a_job, an_outbox, no_time
+from workers.outbox import EMPTY_REPORTS, FRAME_OVERHEAD_BYTES, PARCEL_BYTES, PATIENCE_SECONDS, WINDOW_BYTES, Outbox
 
 # --- sending
 
@@ -286,105 +209,6 @@ async def test_a_parcel_that_leaves_frames_behind_confirms_nothing():
     assert not confirmed.is_set(), "its frame is in the third parcel"
     paper.reply()
     assert confirmed.is_set()
-
-
-# --- giving up
-
-
-async def test_a_frontend_that_stays_deaf_is_given_up(autojump_clock, nursery):
-    paper, outbox = an_outbox()
-    told = Told()
-    retained = outbox.open(a_job(), told)
-    outbox.put(retained, CHUNK, b"a")
-    nursery.start_soon(outbox.run)
-    await trio.sleep(1.1)
-    paper.answer = 0
-    with trio.fail_after(1 + PATIENCE_SECONDS + 0.1):
-        while not told.gone:  # noqa: ASYNC110 - a callback without an event, on a clock that jumps
-            await trio.sleep(0.1)
-    assert outbox.find(b"\1" * 16, 1) is None
-    assert told.gone == 1
-
-
-async def test_a_frontend_that_hears_again_in_time_is_not_given_up(autojump_clock, nursery):
-    paper, outbox = an_outbox(answer=0)
-    told = Told()
-    outbox.open(a_job(), told)
-    nursery.start_soon(outbox.run)
-    await trio.sleep(0.5)
-    for _ in range(5):
-        await trio.sleep(2)
-        paper.answer = 1
-        await trio.sleep(1)
-        paper.answer = 0
-    assert told.gone == 0
-
-
-async def test_a_link_that_is_down_proves_nothing_about_the_frontend(autojump_clock, nursery):
-    paper, outbox = an_outbox(answer=0)
-    told = Told()
-    outbox.open(a_job(), told)
-    nursery.start_soon(outbox.run)
-    await trio.sleep(2.5)
-    paper.answer = LinkDown("away")
-    await trio.sleep(20)
-    assert told.gone == 0
-    paper.answer = 0
-    await trio.sleep(PATIENCE_SECONDS - 0.6)
-    assert told.gone == 0, "from here on it counts again"
-    await trio.sleep(2)
-    assert told.gone == 1
-
-
-async def test_a_finished_attempt_is_forgotten_when_nobody_asks(autojump_clock, nursery):
-    _, outbox = an_outbox()
-    told = Told()
-    running, finished = outbox.open(a_job(1), told), outbox.open(a_job(2), told)
-    outbox.put(finished, FAILED, b"x" * 100)
-    outbox.put(running, CHUNK, b"y" * 10)
-    nursery.start_soon(outbox.run)
-    await trio.sleep(FORGET_SECONDS - 0.5)
-    assert outbox.statistics() == {"attempts": 2, "retained_bytes": 110 + 2 * FRAME_OVERHEAD_BYTES, "resends": 0}
-    await trio.sleep(2)
-    assert outbox.statistics() == {"attempts": 1, "retained_bytes": 10 + FRAME_OVERHEAD_BYTES, "resends": 0}
-    assert told.gone == 0, "its exchange is over, there is nothing to close"
-
-
-async def test_everything_is_given_up_when_redis_stays_away():
-    _, outbox = an_outbox(answer=LinkDown("away"))
-    told = Told()
-    outbox.open(a_job(1, owner="f"), told)
-    outbox.open(a_job(2, owner="g"), told)
-    outbox.abandon_all()
-    assert told.gone == 2
-    assert outbox.statistics()["attempts"] == 0
-
-
-async def test_what_was_given_up_never_runs_again_under_its_number(autojump_clock, nursery):
-    """The owner may still follow it; another run's words would be taken for the rest of the first."""
-    _, outbox = an_outbox()
-    outbox.open(a_job(budget_seconds=50), Told())
-    outbox.abandon_all()
-    nursery.start_soon(outbox.run)
-    await trio.sleep(48)
-    with pytest.raises(KeyError):
-        outbox.open(a_job(), Told())
-    outbox.open(a_job(attempt=2), Told())
-    await trio.sleep(4)
-    outbox.open(a_job(), Told())  # its owner has long ended it
-
-
-async def test_what_the_owner_has_ended_may_be_delivered_again():
-    """The owner does not follow that number any more, and will tell it to cancel."""
-    _, outbox = an_outbox()
-    first = outbox.open(a_job(), Told())
-    with pytest.raises(KeyError):
-        outbox.open(a_job(), Told())
-    outbox.drop(first)
-    second = outbox.open(a_job(), Told())
-    outbox.drop(first)
-    assert outbox.find(b"\1" * 16, 1) is second, "dropping twice does not hit another"
-    assert (b"\1" * 16, 1) in second.road.attempts
 
 
 # --- room

@@ -32,7 +32,7 @@ def test_promises_hold(hundred):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("thousand", range(1, 26))
+@pytest.mark.parametrize("thousand", range(1, 21))
 def test_promises_hold_in_many_more_worlds(thousand):
     for seed in range(thousand * 1000, thousand * 1000 + 1000):
         try_world(seed)
