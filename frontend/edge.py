@@ -5,13 +5,14 @@ handler's return and the first byte, and then nothing of the response ever start
 """
 
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import trio
+
+from frontend.request_id import new_request_id
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -35,7 +36,7 @@ class Visit:
 
     method: str
     path: str
-    request_id: str = field(default_factory=lambda: f"req_{secrets.token_hex(16)}")
+    request_id: str = field(default_factory=new_request_id)
     began: float = field(default_factory=trio.current_time)
     status: int = 0
     first_byte_at: float | None = None

@@ -4,11 +4,12 @@ from http import HTTPStatus
 
 import msgspec
 
+from frontend.request_id import new_request_id
 from shared.errors import Failure
 
 Headers = list[tuple[bytes, bytes]]
 
-_KINDS = {405: "method_not_allowed", 408: "request_timeout", 503: "overloaded"}
+_KINDS = {405: "method_not_allowed", 408: "request_timeout", 503: "queue_full"}
 
 
 def refusal(status: int, message: str) -> tuple[Headers, bytes]:
@@ -18,6 +19,7 @@ def refusal(status: int, message: str) -> tuple[Headers, bytes]:
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
         (b"connection", b"close"),
+        (b"x-request-id", new_request_id().encode()),
     ]
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.append((b"retry-after", b"1"))
