@@ -93,6 +93,7 @@ class Credentials:
         self._renewed_at = 0.0
         self._news = 0
         self._line: deque[_Turn] = deque()
+        self._waiters = 0
         self._scarce = False
 
     async def run(self) -> None:
@@ -161,26 +162,32 @@ class Credentials:
         """Ask, and where that makes sense wait and ask again."""
         deadline = trio.current_time() + PATIENCE_SECONDS
         waited = introduced = False
-        while True:
-            news = self._news
-            answer = await self._ask(model, tried, refused, deadline)
-            if isinstance(answer, Granted):
-                self._next_in_line()
-                if answer.opened is not None:
-                    return answer
-                self._set_apart(answer, tried)
-            elif answer.known == 0 and self._own and not introduced:
-                introduced = True
-                self._introduce()  # Redis has forgotten everything, and our link did not notice
-            else:
-                left = deadline - trio.current_time()
-                if not answer.coming or left <= 0:
-                    raise GatewayError(_exhausted(refused, answer.hope_seconds))
-                if tried or answer.hope_seconds is not None:
-                    self._next_in_line()  # what is of no use to this one may be to another
-                self._wanted()
-                await self._wait(news, min(left, answer.hope_seconds or LEASE_SECONDS), first=waited)
-                waited = True
+        try:
+            while True:
+                news = self._news
+                answer = await self._ask(model, tried, refused, deadline)
+                if isinstance(answer, Granted):
+                    self._next_in_line()
+                    if answer.opened is not None:
+                        return answer
+                    self._set_apart(answer, tried)
+                elif answer.known == 0 and self._own and not introduced:
+                    introduced = True
+                    self._introduce()  # Redis has forgotten everything, and our link did not notice
+                else:
+                    left = deadline - trio.current_time()
+                    if not answer.coming or left <= 0:
+                        raise GatewayError(_exhausted(refused, answer.hope_seconds))
+                    if tried or answer.hope_seconds is not None:
+                        self._next_in_line()  # what is of no use to this one may be to another
+                    self._wanted()
+                    first, waited = waited, True
+                    if not first:
+                        self._count_waiters(+1)
+                    await self._wait(news, min(left, answer.hope_seconds or LEASE_SECONDS), first=first)
+        finally:
+            if waited:
+                self._count_waiters(-1)
 
     async def _ask(self, model: str, tried: set[str], refused: list[Failure], deadline: float) -> Granted | Nothing:
         self._leases += 1
@@ -207,8 +214,6 @@ class Credentials:
             return
         turn = _Turn(news)
         self._line.insert(0 if first else len(self._line), turn)
-        if len(self._line) == 1:
-            self._starving(True)
         try:
             with trio.move_on_after(seconds):
                 await turn.come.wait()
@@ -219,8 +224,12 @@ class Credentials:
         finally:
             with contextlib.suppress(ValueError):
                 self._line.remove(turn)
-            if not self._line:
-                self._starving(False)
+
+    def _count_waiters(self, change: int) -> None:
+        starved = self._waiters > 0
+        self._waiters += change
+        if starved != (self._waiters > 0):
+            self._starving(not starved)
 
     def _next_in_line(self) -> None:
         """It is the turn of the first one that has not looked since the last news."""
