@@ -3,9 +3,11 @@
     TransportError
      ├─ ConnectFailed       nothing was sent: name, TCP, proxy or TLS failed
      ├─ Disconnected        the peer left; `response_started` says whether a byte of the answer had come
-     ├─ ProtocolViolation   the peer's bytes are not the HTTP that we accept
+     ├─ ProtocolViolation   the peer's bytes are not the HTTP, WebSocket or Socket.IO that we accept
      ├─ TooLarge            the answer exceeds what we are ready to hold
-     └─ TransportTimeout    the time that the caller of the transport allowed is over
+     ├─ TransportTimeout    the time that the caller of the transport allowed is over
+     ├─ SocketRefused       the server does not open a socket for us
+     └─ Overflow            whoever asked for it does not take it fast enough
 
 Every message is safe to log: it names at most a host and a port, never a query, a header or a body.
 """
@@ -77,7 +79,7 @@ class Disconnected(TransportError):
 
 
 class ProtocolViolation(TransportError):
-    """The upstream sent something that is not the HTTP/1.1 that we accept."""
+    """The upstream sent something that is not the HTTP/1.1, WebSocket or Socket.IO that we accept."""
 
     kind = "protocol_error"
 
@@ -92,3 +94,23 @@ class TransportTimeout(TransportError):
     """The whole answer did not arrive within the time that was given for it."""
 
     kind = "timeout"
+
+
+class SocketRefused(TransportError):
+    """The server does not open a socket, or does not let us into a namespace of one.
+
+    `reply`: its words in the form of an HTTP answer, for the provider to judge. What a namespace's refusal says is the body
+    of a 401, since it is the place where Socket.IO servers check who is asking.
+    """
+
+    kind = "credential_invalid"
+
+    def __init__(self, message: str, reply: HttpReply) -> None:
+        super().__init__(message)
+        self.reply = reply
+
+
+class Overflow(TransportError):
+    """More has arrived for one job than we hold for it: its caller takes the answer too slowly."""
+
+    kind = "caller_too_slow"

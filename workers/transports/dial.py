@@ -2,8 +2,8 @@
 
 An `http://` proxy is spoken to here, with the connections of our own transport, because a tunnel must be closed
 as promptly as any other connection when its caller leaves. For `https` upstreams it is asked for a tunnel
-(CONNECT, RFC 9110 section 9.3.6); for `http` ones it gets the request itself in absolute form (RFC 9112 section
-3.2.2), which `Proxy.authorization` accompanies.
+(CONNECT, RFC 9110 section 9.3.6), for WebSockets too (RFC 6455 section 4.1); for `http` ones it gets the request itself in
+absolute form (RFC 9112 section 3.2.2), which `Proxy.authorization` accompanies.
 """
 
 import base64
@@ -76,14 +76,14 @@ class Dialer:
             sock = await _open_socket(origin.host, origin.port)
         else:
             sock = await _open_socket(self.proxy.host, self.proxy.port)
-        if origin.scheme == "http":
-            return Connection(sock, origin, self.ears)
         try:
-            if self.proxy is not None:
+            if self.proxy is not None and origin.scheme != "http":
                 await _open_tunnel(Connection(sock, origin), self.proxy)
         except BaseException:
             sock.close()
             raise
+        if origin.scheme in ("http", "ws"):
+            return Connection(sock, origin, self.ears)
         secured = TlsConnection(sock, origin, self.context, self.ears)
         try:
             await secured.handshake()
