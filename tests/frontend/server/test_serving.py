@@ -16,6 +16,8 @@ from frontend.server.listener import RESERVED_DESCRIPTORS, connection_limit, ope
 from tests.frontend.server.apps import Waiting, demo
 from tests.frontend.server.wire import Client, get, running
 
+TCP_CLOSE_WAIT = 8  # in Linux's tcp_states.h
+
 
 async def test_shutdown_may_be_a_function_that_returns():
     stop = trio.Event()
@@ -202,6 +204,8 @@ async def test_a_refusal_is_not_lost_to_a_reset():
                 assert eager.recv(65536).startswith(b"HTTP/1.1 503")
                 await trio.lowlevel.wait_readable(eager)
                 assert eager.recv(65536) == b""
+                state = eager.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+                assert state == TCP_CLOSE_WAIT  # after a reset it would be TCP_CLOSE
 
 
 async def test_running_out_of_descriptors_pauses_accepting_and_recovers(monkeypatch):
