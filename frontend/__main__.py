@@ -56,7 +56,7 @@ async def _run(settings: FrontendSettings) -> None:
     jobs = Jobs(frontend_id, link, seal, queue_limit=settings.queue_limit, max_starts=settings.max_starts)
     catalog = Catalog(
         link,
-        seal.fingerprint,
+        seal.ring,
         aliases=settings.model_aliases,
         default_model=settings.default_model or None,
         started=int(started),

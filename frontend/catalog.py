@@ -6,7 +6,7 @@ unknown (404).
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -41,10 +41,10 @@ class Catalog:
     """The models of all live workers whose protocol and secret key are ours."""
 
     def __init__(
-        self, link: Link, sealing_key: str, *, aliases: Mapping[str, str], default_model: str | None, started: int
+        self, link: Link, ring: Sequence[str], *, aliases: Mapping[str, str], default_model: str | None, started: int
     ) -> None:
         self._link = link
-        self._sealing_key = sealing_key
+        self._ring = list(ring)
         self._aliases = dict(aliases)
         self._default_model = default_model
         self._started = started
@@ -110,14 +110,15 @@ class Catalog:
         self.read_once = True
 
     def _speaks_with_us(self, worker: WorkerAdvertisement) -> bool:
-        if worker.protocol == PROTOCOL and worker.sealing_key == self._sealing_key:
+        understood = worker.sealing_key in self._ring and self._ring[0] in (worker.sealing_key, *worker.opens)
+        if worker.protocol == PROTOCOL and understood:
             return True
         if worker.id not in self._complained:
             self._complained.add(worker.id)
             _log.error(
                 "worker %s (%s, version %s) is ignored: it speaks protocol %d with secret key %s, this frontend %d with %s; "
                 "SLUICE_SECRET_KEY must be the same everywhere",
-                worker.id, worker.provider, worker.version, worker.protocol, worker.sealing_key, PROTOCOL, self._sealing_key,
+                worker.id, worker.provider, worker.version, worker.protocol, worker.sealing_key, PROTOCOL, self._ring[0],
             )  # fmt: skip
         return False
 

@@ -243,13 +243,16 @@ class Jobs:
         )  # fmt: skip
 
     def _submitted(self, job: OpenJob, attempt: int, reply: object) -> None:
+        current = not job.ended and job.ownership.attempt == attempt
         if isinstance(reply, bytes):
-            if job.ended or job.ownership.attempt != attempt:
+            if not current:
                 # It ended while Redis was asked; a worker that was faster is told to cancel when it speaks.
                 self.link.post(b"XDEL", keys.jobs(job.submission.provider), reply)
                 return
             job.entry = reply
             job.wake()
+        elif not current or job.ownership.state is not State.WAITING:
+            pass  # whatever became of this submission, the job has gone on: a worker was faster than the reply
         elif isinstance(reply, int):
             job.fail(Failure("queue_full", f"{reply} jobs wait for this provider already; try again in a few seconds."))
         elif isinstance(reply, Refused) and reply.kind is RefusalKind.CAPACITY:
@@ -271,7 +274,7 @@ class Jobs:
         """A parcel on this frontend's channel. Foreign or damaged ones are counted and dropped."""
         try:
             parcel = _parcel.decode(self._seal.open(message, channel))
-        except (SealBroken, msgspec.DecodeError) as problem:
+        except (SealBroken, msgspec.DecodeError, UnicodeDecodeError) as problem:
             self.counts["refused_parcels"] += 1
             _log.error("refused a message on the frontend's channel: %s", problem)
             return
@@ -296,19 +299,15 @@ class Jobs:
         """The worker's second: how far it is with each attempt for us. What it does not name, it has given up."""
         for job_id, attempt, next_seq in running:
             self._reported(worker, job_id, attempt, next_seq)
-        named = {job_id for job_id, _, _ in running}
+        named = {(job_id, attempt) for job_id, attempt, _ in running}
         for job in self.all():
-            if job.ownership.worker == worker and job.ownership.id not in named:
+            if job.ownership.worker == worker and (job.ownership.id, job.ownership.attempt) not in named:
                 job.unlisted(worker)
 
     def _reported(self, worker: str, job_id: bytes, attempt: int, next_seq: int) -> None:
         job = self._open.get(job_id)
         if job is None:
             self._orders.setdefault(worker, []).append((OrderKind.CANCEL, job_id, attempt, 0))
-            return
-        if job.ended:
-            # The last word was lost on the road, or the caller is still reading what has come.
-            self._orders.setdefault(worker, []).append((OrderKind.FINISHED, job_id, attempt, 0))
             return
         job.ownership.report(worker, attempt, next_seq)
         self._collect(job)

@@ -27,7 +27,8 @@ class SealBroken(Exception):
 
 
 class Seal:
-    """Seals with the first key of the ring, opens with any. `fingerprint` names the first key without revealing it."""
+    """Seals with the first key of the ring, opens with any. `fingerprint` names the first key without
+    revealing it, `ring` all of them."""
 
     def __init__(self, ring: Sequence[str]) -> None:
         if not ring:
@@ -36,6 +37,7 @@ class Seal:
         self._masters = {_derive(master, b"", b"sluice key id")[:4]: master for master in masters}
         key_id = next(iter(self._masters))
         self.fingerprint = key_id.hex()
+        self.ring = tuple(known.hex() for known in self._masters)
         self._naming = _derive(masters[0], b"", b"sluice names")
         salt = os.urandom(_SALT_BYTES)
         self._head = _VERSION + key_id + salt

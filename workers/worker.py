@@ -108,7 +108,7 @@ class Worker:
             return
         try:
             orders = _orders.decode(self._seal.open(message, channel))
-        except (SealBroken, msgspec.DecodeError) as problem:
+        except (SealBroken, msgspec.DecodeError, UnicodeDecodeError) as problem:
             _log.error("refused a message on the worker's channel: %s", problem)
             return
         for kind, job_id, attempt, seq in orders.orders:
@@ -168,6 +168,7 @@ class Worker:
             version=self._version,
             started=self._started,
             sealing_key=self._seal.fingerprint,
+            opens=list(self._seal.ring),
             accepts_any_model=provider.accepts_any_model,
             caller_credentials=provider.caller_credentials,
             draining=self.intake.draining,

@@ -17,7 +17,7 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
 class WorkerAdvertisement(msgspec.Struct, frozen=True):
     """`room`: how many more jobs it takes now. `accepts_any_model`: names that are not listed may be passed on to the
     upstream. `caller_credentials`: the caller's key is the upstream's key. `sealing_key`: fingerprint of the key that the
-    process seals with; a process with another key cannot talk to it."""
+    process seals with; `opens`: of further keys that it understands, while keys are rotated."""
 
     id: str
     provider: str
@@ -33,6 +33,7 @@ class WorkerAdvertisement(msgspec.Struct, frozen=True):
     draining: bool = False
     total_seconds: float = 600.0
     protocol: int = PROTOCOL
+    opens: list[str] = []
 
 
 class FrontendAdvertisement(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from shared.schema.job import PROTOCOL
 from tests.waiting import until
 
 OURS = "0011aabb"
+OLDER = "22334455"
 
 
 def worker(provider, *models, **more):
@@ -33,7 +34,7 @@ def worker(provider, *models, **more):
 
 
 def a_catalog(*workers, aliases=None, default_model=None, link=None):
-    catalog = Catalog(link, OURS, aliases=aliases or {}, default_model=default_model, started=1_700_000_000)
+    catalog = Catalog(link, [OURS, OLDER], aliases=aliases or {}, default_model=default_model, started=1_700_000_000)
     if workers:
         catalog.update(list(workers))
     return catalog
@@ -274,3 +275,11 @@ async def test_an_answer_that_makes_no_sense_does_not_make_it_ask_without_end(nu
     await trio.sleep(5.5)
     assert asked == 6
     nursery.cancel_scope.cancel()
+
+
+def test_workers_stay_in_reach_while_the_secret_key_is_rotated():
+    """First every process learns the new key beside the old one, then the order changes, then the old one goes."""
+    catalog = a_catalog(worker("openai", "m", sealing_key=OLDER, opens=[OLDER, OURS]))
+    assert catalog.resolve("m").provider == "openai"
+    deaf = a_catalog(worker("openai", "m", sealing_key=OLDER))
+    assert not deaf.alive("openai")

@@ -1,0 +1,136 @@
+"""The frontend's shell around `shared.sansio.job`: which orders go out, what a report means, what a late reply means."""
+
+import msgspec
+import pytest
+import trio
+
+from frontend.jobs import Jobs, Submission
+from shared.errors import Failure
+from shared.redis import keys
+from shared.redis.failures import LinkDown
+from shared.sansio.job import UNLISTED_REPORTS, State
+from shared.schema.job import FrameKind, OrderKind, Orders, Outcome, Parcel
+from shared.sealing import Seal
+
+SEAL = Seal(["a secret key for tests only, 32 characters"])
+CHANNEL = keys.frontend_channel("f")
+
+
+class Paper:
+    """A link that writes down what is posted; scripts are answered when a test says so."""
+
+    up = True
+
+    def __init__(self):
+        self.orders = []
+        self.deleted = []
+        self.replies = []
+
+    def post(self, command, *words, on_reply=None):
+        if command == b"PUBLISH":
+            channel, message = words
+            for kind, _job, attempt, seq in msgspec.msgpack.decode(SEAL.open(message, channel), type=Orders).orders:
+                self.orders.append((channel, kind, attempt, seq))
+        else:
+            self.deleted.append(words)
+
+    def post_script(self, script, script_keys, arguments, on_reply):
+        self.replies.append(on_reply)
+
+    def taken(self):
+        orders, self.orders = self.orders, []
+        return [(channel.rpartition(b":")[2].decode(), kind, attempt, seq) for channel, kind, attempt, seq in orders]
+
+
+class Frontend:
+    """Jobs on paper, with one job submitted."""
+
+    def __init__(self, stream=True):
+        self.paper = Paper()
+        self.jobs = Jobs("f", self.paper, SEAL, queue_limit=10, max_starts=2)
+        self.job = self.jobs.new(Submission("chat", "echo", "m", "m", stream, False, b"{}", "r", 60.0))
+        self.jobs._open[self.job.ownership.id] = self.job
+        self.jobs.submit(self.job)
+
+    def parcel(self, worker, *frames, running=None):
+        """`frames` and `running` are about the one job."""
+        job_id = self.job.ownership.id
+        reports = None if running is None else [(job_id, *report) for report in running]
+        parcel = Parcel(worker, [(job_id, *frame) for frame in frames], reports)
+        self.jobs.deliver(CHANNEL, SEAL.seal(msgspec.msgpack.encode(parcel), CHANNEL))
+
+
+STARTED = (1, 0, FrameKind.STARTED, b"")
+DONE = (1, 1, FrameKind.DONE, msgspec.msgpack.encode(Outcome()))
+CANCEL_W = ("w", OrderKind.CANCEL, 1, 0)
+
+
+async def test_a_report_of_an_attempt_whose_job_has_ended_is_answered_with_cancel():
+    """FINISHED would only drop the frames: a worker that never heard the first CANCEL would go on calling the upstream."""
+    frontend = Frontend()
+    frontend.parcel("w", STARTED)
+    frontend.job.fail(Failure("deadline", ""))
+    assert frontend.paper.taken() == [CANCEL_W]
+    frontend.parcel("w", running=[(1, 1)])
+    assert frontend.paper.taken() == [CANCEL_W]
+
+
+async def test_a_second_worker_is_cancelled_after_the_first_has_finished():
+    frontend = Frontend()
+    frontend.parcel("w", STARTED, DONE)
+    frontend.paper.taken()
+    frontend.parcel("other", running=[(1, 5)])
+    assert frontend.paper.taken() == [("other", OrderKind.CANCEL, 1, 0)]
+
+
+async def test_what_a_worker_names_no_more_is_begun_again():
+    frontend = Frontend()
+    frontend.parcel("w", STARTED)
+    for _ in range(UNLISTED_REPORTS):
+        assert frontend.job.ownership.state is State.RUNNING
+        frontend.parcel("w")
+        frontend.parcel("other", running=[])
+        frontend.parcel("w", running=[])
+    assert (frontend.job.ownership.state, frontend.job.ownership.attempt) == (State.WAITING, 2)
+    assert frontend.job.ownership.resubmit
+
+
+async def test_a_waiting_caller_is_woken_when_its_worker_has_given_up(autojump_clock, nursery):
+    frontend = Frontend()
+    frontend.parcel("w", STARTED, (1, 1, FrameKind.CHUNK, b"x"))
+    frontend.job.take()
+
+    async def reports():
+        for _ in range(UNLISTED_REPORTS):
+            await trio.sleep(1)
+            frontend.parcel("w", running=[])
+
+    nursery.start_soon(reports)
+    with trio.fail_after(10):
+        while not frontend.job.ended:
+            await frontend.job.wait()
+    assert frontend.job.failure.kind == "worker_lost"
+
+
+@pytest.mark.parametrize("reply", [LinkDown("cut"), 99, None])
+async def test_a_submission_without_a_reply_does_not_end_a_job_that_runs(reply):
+    frontend = Frontend()
+    frontend.parcel("w", STARTED)
+    frontend.paper.replies[0](reply)
+    assert frontend.job.ownership.state is State.RUNNING
+    assert frontend.paper.taken() == []
+
+
+@pytest.mark.parametrize(("reply", "kind"), [(LinkDown("cut"), "queue_unavailable"), (99, "queue_full")])
+async def test_a_submission_that_is_refused_ends_a_job_that_waits(reply, kind):
+    frontend = Frontend()
+    frontend.paper.replies[0](reply)
+    assert frontend.job.failure.kind == kind
+
+
+async def test_an_entry_of_an_earlier_attempt_is_deleted():
+    frontend = Frontend()
+    frontend.job.ownership.vanished()
+    frontend.paper.replies[0](b"1-0")
+    assert frontend.paper.deleted == [(keys.jobs("echo"), b"1-0")]
+    assert frontend.job.entry is None
