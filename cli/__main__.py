@@ -6,6 +6,8 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from cli import credentials
+
 # What a command needs is imported when it runs: `sluice --help` answers at once.
 
 app = typer.Typer(
@@ -17,6 +19,8 @@ app = typer.Typer(
     help="An OpenAI-compatible gateway that scales by adding worker processes.\n\n"
     "First run: `sluice up` in one terminal, `sluice chat` in another.",
 )
+
+app.add_typer(credentials.app, name="credentials")
 
 Url = Annotated[
     str | None, typer.Option(help="Gateway to talk to. Default: the one that this directory's settings make.")

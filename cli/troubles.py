@@ -2,11 +2,12 @@
 
 from cli.embedded import NoServer
 from cli.gateway import GatewayTrouble
+from cli.pool import PoolTrouble
 from cli.ports import PortTaken
 from cli.up import UnknownProvider
 from shared.settings import EXIT_SETTINGS, SettingsError
 
-TROUBLES = (SettingsError, PortTaken, NoServer, UnknownProvider, GatewayTrouble)
+TROUBLES = (SettingsError, PortTaken, NoServer, UnknownProvider, GatewayTrouble, PoolTrouble)
 
 
 def exit_status(trouble: Exception) -> int:

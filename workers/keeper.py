@@ -19,7 +19,7 @@ import trio
 from shared.errors import Failure, GatewayError
 from shared.redis.credentials.pool import NO_MINTING, Pool
 from shared.redis.failures import LinkDown, RefusalKind, Refused
-from shared.schema.credential import Chore, Opened
+from shared.schema.credential import ACCEPTED, Chore, Opened
 from workers.asking import ask
 from workers.credentials import VERDICTS
 from workers.exchange import HttpReply, HttpRequest
@@ -153,7 +153,7 @@ class Keeper:
                 verdict, wait = VERDICTS.get(outcome.row.credential, ""), outcome.retry_after_seconds or None
                 found = f"{outcome.kind}: {outcome.message}"
             else:
-                verdict, found = "valid", "the upstream accepts it"
+                verdict, found = "valid", ACCEPTED
         if chore.kind == "validate":
             _log.info("credential %s was validated: %s", chore.id, found)
         await self._surely(lambda: self._pool.judge(chore, verdict, found=found, wait_seconds=wait))

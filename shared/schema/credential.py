@@ -1,6 +1,11 @@
 """Credentials as they rest in the pool, are leased and are kept."""
 
+from typing import Final
+
 import msgspec
+
+ACCEPTED: Final = "the upstream accepts it"
+"""What a test finds if all is well; anything else is a reason."""
 
 
 class Opened(msgspec.Struct, array_like=True, frozen=True):

@@ -23,7 +23,7 @@ from workers.keeper import Keeper
 from workers.provider import Credential, Timeouts
 from workers.transports.http import HttpTransport
 
-SECRET_KEY = "a secret key of a test, 32 characters"
+SECRET_KEY = "a-secret-key-of-a-test-32-characters"
 
 
 class Keyed:
