@@ -91,7 +91,7 @@ class AppCall:
             await trio.lowlevel.checkpoint()
             return
         if self._chunked and message.get("more_body"):
-            # The hot path, for the body of a stream: one piece, one write. Hypercorn and h11 would take 20 µs to do this.
+            # The hot path, for the body of a stream: one piece, one write. Hypercorn and h11 would add 7 µs.
             if body := message.get("body"):
                 self._outlet.write(b"%x\r\n%b\r\n" % (len(body), body))
         elif message["type"] == "http.response.start":

@@ -214,7 +214,9 @@ class Connection:
         self._writer.together = False
         self._writer.write(b"")
         self._hanging_up = True
-        if not self._writer.unsent_bytes:
+        if self._writer.unsent_bytes:
+            self._follow()
+        else:
             self._last_words_are_out()
 
     def _last_words_are_out(self) -> None:

@@ -1,7 +1,8 @@
 """Writes to a non-blocking socket: at once what the kernel takes, the rest by a task of its own, under a deadline.
 
-One `send` call on the socket is 5-8 µs; a shielded `send_all` under a lock, as Hypercorn does it, 30. And since no caller
-ever waits inside a write, a cancelled app cannot tear a half-written chunk, and a client that stops reading holds nobody.
+What the kernel takes at once costs one system call, 4 µs; a lock, a shield and `send_all` around it made that 30. And
+since no caller ever waits inside a write, a cancelled app cannot tear a half-written chunk, and a client that stops
+reading holds nobody.
 """
 
 import socket

@@ -150,6 +150,21 @@ async def test_a_send_that_was_cancelled_leaves_no_torn_piece_behind():
         assert (await client.answer()).body == b"x" * 1_000_000 + b"the end"
 
 
+async def test_an_early_answer_that_is_long_is_not_cut_by_the_clock_of_the_body():
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            return await no_lifespan(receive, send)
+        await send(start(413, (b"content-length", b"1000000")))
+        await send(body(bytes(1_000_000)))
+
+    async with running(app, body_seconds=0.1) as server:
+        client = await server.connect(receive_buffer=4096)
+        await client.send(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\nabc")
+        await trio.sleep(0.2)
+        assert len((await client.answer()).body) == 1_000_000
+        assert await client.closed() == ("closed", b"")
+
+
 async def test_answers_do_not_pile_up_for_a_client_that_only_asks():
     calls = 0
 
