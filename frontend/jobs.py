@@ -31,6 +31,8 @@ _outcome = msgspec.msgpack.Decoder(Outcome)
 
 CONSUMED_BYTES: Final = 256 * 1024
 """A fast stream tells its worker that it may go on before the worker's window is used up."""
+URGENT: Final = (OrderKind.CANCEL, OrderKind.RESEND)
+"""Orders that somebody waits for; the others only free memory and travel with them, or a little later."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ class Jobs:
         self._max_starts = max_starts
         self._open: dict[bytes, OpenJob] = {}
         self._orders: dict[str, list[Order]] = {}
+        self._urgent = False
         self.counts = {"opened": 0, "parcels": 0, "frames": 0, "refused_parcels": 0, "resubmitted": 0}
 
     def __len__(self) -> int:
@@ -285,15 +288,15 @@ class Jobs:
         for job_id, attempt, seq, kind, payload in parcel.frames:
             job = self._open.get(job_id)
             if job is None:
-                self._orders.setdefault(worker, []).append((OrderKind.CANCEL, job_id, attempt, 0))
+                self._order(worker, (OrderKind.CANCEL, job_id, attempt, 0))
                 continue
             job.receive(worker, attempt, seq, kind, payload)
             if job.ownership.orders:
                 self._collect(job)
         if parcel.running is not None:
             self._report(worker, parcel.running)
-        if self._orders:
-            self._flush()
+        if self._urgent:
+            self.flush_orders()
 
     def _report(self, worker: str, running: list[Running]) -> None:
         """The worker's second: how far it is with each attempt for us. What it does not name, it has given up."""
@@ -307,30 +310,37 @@ class Jobs:
     def _reported(self, worker: str, job_id: bytes, attempt: int, next_seq: int) -> None:
         job = self._open.get(job_id)
         if job is None:
-            self._orders.setdefault(worker, []).append((OrderKind.CANCEL, job_id, attempt, 0))
+            self._order(worker, (OrderKind.CANCEL, job_id, attempt, 0))
             return
         job.ownership.report(worker, attempt, next_seq)
         self._collect(job)
         if job.consumed and worker == job.ownership.worker:
-            self._orders.setdefault(worker, []).append((OrderKind.CONSUMED, job_id, attempt, job.consumed))
+            self._order(worker, (OrderKind.CONSUMED, job_id, attempt, job.consumed))
 
     def order(self, job: OpenJob, kind: int, seq: int) -> None:
         ownership = job.ownership
         if ownership.worker is not None:
-            ownership.orders.append((ownership.worker, (kind, ownership.id, ownership.attempt, seq)))
-            self.send_orders(job)
+            self._order(ownership.worker, (kind, ownership.id, ownership.attempt, seq))
+            self.flush_orders()
 
     def send_orders(self, job: OpenJob) -> None:
         self._collect(job)
-        self._flush()
+        if self._urgent:
+            self.flush_orders()
 
     def _collect(self, job: OpenJob) -> None:
         for worker, order in job.ownership.orders:
-            self._orders.setdefault(worker, []).append(order)
+            self._order(worker, order)
         job.ownership.orders.clear()
 
-    def _flush(self) -> None:
+    def _order(self, worker: str, order: Order) -> None:
+        self._orders.setdefault(worker, []).append(order)
+        self._urgent = self._urgent or order[0] in URGENT
+
+    def flush_orders(self) -> None:
+        """Send what waits: at once with an order that is urgent, otherwise when the watch comes round."""
         orders, self._orders = self._orders, {}
+        self._urgent = False
         for worker, batch in orders.items():
             channel = keys.worker_channel(worker)
             self.link.post(b"PUBLISH", channel, self._seal.seal(_encode(Orders(self.id, batch)), channel))

@@ -58,6 +58,7 @@ class Watch:
             for job in jobs:
                 if not job.ended:
                     self._look_after(job, now)
+            self._jobs.flush_orders()
 
     def resubscribed(self) -> None:
         """Messages may have been lost: silence proves nothing, and every worker is asked for what we do not have."""

@@ -81,10 +81,7 @@ class Attempt:
         except KeyError:
             return  # the same attempt was delivered twice, and it runs here already
         with self._scope:
-            if not await outbox.start(self._retained):
-                self._unwanted = True
-            else:
-                await self._answer(self._retained)
+            await self._answer(self._retained, outbox.start(self._retained))
         if self._unwanted:
             outbox.drop(self._retained)
         elif self._scope.cancelled_caught:
@@ -113,17 +110,20 @@ class Attempt:
         elif now - self._last_sign > limits.silence:
             self.stop(Failure("timeout", f"The upstream was silent for more than {limits.silence:g} s."))
 
-    async def _answer(self, retained: Retained) -> None:
+    async def _answer(self, retained: Retained, confirmed: trio.Event) -> None:
         try:
-            await self._with_some_credential(retained)
+            await self._with_some_credential(retained, confirmed)
         except GatewayError as error:
             self._fail(error.failure)
         except Exception:  # noqa: BLE001 - the boundary of an attempt: one defect ends one job
             _log.exception("attempt failed", extra={"request_id": self.job.request_id})
             self._fail(Failure("internal", "The worker failed to process this request."))
 
-    async def _with_some_credential(self, retained: Retained) -> None:
-        """Try one credential after the other, as long as the upstream blames the credential and nothing was accepted."""
+    async def _with_some_credential(self, retained: Retained, confirmed: trio.Event) -> None:
+        """Try one credential after the other, as long as the upstream blames the credential and nothing was accepted.
+
+        The lease is asked for while STARTED is still on its way; the upstream only when the owner has heard that.
+        """
         credentials = self._means.credentials
         refused: list[Failure] = []
         tried: set[str] = set()
@@ -131,7 +131,10 @@ class Attempt:
             lease = await credentials.lease(self.job, tried, refused, self._lose)
             failure: Failure | None = None
             try:
-                await self._exchange(retained, lease.credential)
+                if await self._means.outbox.heard(retained, confirmed):
+                    await self._exchange(retained, lease.credential)
+                else:
+                    self._unwanted = True
                 return
             except GatewayError as error:
                 failure = error.failure
@@ -183,7 +186,6 @@ class Attempt:
             self._publish(retained, answer, answer.feed(piece) if piece else answer.end())
             if retained.full and not answer.over:
                 await retained.room()
-        self._done(retained, answer)
         with trio.move_on_after(TAIL_SECONDS):
             while await stream.receive():
                 return  # it goes on talking after its end: close instead of listening
@@ -201,11 +203,10 @@ class Attempt:
                 await retained.room()
         if not answer.over:
             self._publish(retained, answer, answer.end())
-        self._done(retained, answer)
 
     def _accept(self, retained: Retained) -> None:
         self._accepted = True
-        self._means.outbox.put(retained, FrameKind.ACCEPTED, b"")
+        self._means.outbox.accept(retained)
 
     def _publish(self, retained: Retained, answer: Answer, chunks: list[bytes]) -> None:
         if answer.progressed:
@@ -215,27 +216,23 @@ class Attempt:
                 self._first_delta_at = self._last_sign
         if answer.failure is not None and not self._told:
             raise answer.failure  # what came with the failure was not told yet, so another attempt may still answer
-        if chunks:
-            self._told = True
-            self._means.outbox.put_chunks(retained, chunks)
+        frames = [(FrameKind.CHUNK, chunk) for chunk in chunks]
+        self._told = self._told or bool(chunks)
+        if answer.over and answer.failure is None:
+            frames.append((FrameKind.DONE, _encode(self._outcome(answer))))
+        self._means.outbox.put(retained, frames)
         if answer.failure is not None:
             raise answer.failure
 
-    def _done(self, retained: Retained, answer: Answer) -> None:
+    def _outcome(self, answer: Answer) -> Outcome:
         usage = answer.rendering.usage
-        self._means.outbox.put(
-            retained,
-            FrameKind.DONE,
-            _encode(
-                Outcome(
-                    prompt_tokens=usage.prompt_tokens if usage else 0,
-                    completion_tokens=usage.completion_tokens if usage else 0,
-                    estimated=usage.estimated if usage else False,
-                    first_token_seconds=None if self._first_delta_at is None else self._first_delta_at - self._began,
-                )
-            ),
+        return Outcome(
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+            estimated=usage.estimated if usage else False,
+            first_token_seconds=None if self._first_delta_at is None else self._first_delta_at - self._began,
         )
 
     def _fail(self, failure: Failure) -> None:
         assert self._retained is not None
-        self._means.outbox.put(self._retained, FrameKind.FAILED, _encode(failure))
+        self._means.outbox.put(self._retained, [(FrameKind.FAILED, _encode(failure))])

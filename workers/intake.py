@@ -143,8 +143,7 @@ class Intake:
 
     def _take(self, entries: list[tuple[bytes, list[bytes] | None]]) -> None:
         ids = [entry_id for entry_id, _ in entries]
-        self._link.post(b"XACK", self._stream, keys.GROUP, *ids)
-        self._link.post(b"XDEL", self._stream, *ids)
+        self._link.post_many([(b"XACK", self._stream, keys.GROUP, *ids), (b"XDEL", self._stream, *ids)])
         for entry_id, fields in entries:
             if fields is None:
                 continue  # deleted by its owner between being read and being taken over

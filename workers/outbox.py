@@ -98,13 +98,19 @@ class Road:
         """How long nobody has been listening, as far as is known."""
         return 0.0 if self.deaf_since is None else now - self.deaf_since
 
-    def put(self, frames: list[Frame], confirmed: trio.Event | None = None) -> None:
-        """`confirmed` is set when a parcel with these frames, or a later one, has reached somebody."""
+    def put(self, frames: list[Frame], confirmed: trio.Event | None = None, *, urgent: bool = True) -> None:
+        """`confirmed` is set when a parcel with these frames, or a later one, has reached somebody. What is not urgent travels
+        with what is, or with the next `flush`."""
         self._waiting += frames
         self._waiting_bytes += sum(len(frame[4]) for frame in frames)
         if confirmed is not None:
             self._unconfirmed.append(confirmed)
-        if not self._under_way:
+        if urgent:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, unless a parcel is under way: then it follows by itself."""
+        if self._waiting and not self._under_way:
             self._send(self._next_frames())
 
     def report(self) -> None:
@@ -189,29 +195,46 @@ class Outbox:
         retained = self._attempts[key] = road.attempts[key] = Retained(job, road, gone)
         return retained
 
-    async def start(self, retained: Retained) -> bool:
-        """Put STARTED; whether the owner has heard it. Waits `PATIENCE_SECONDS` for an owner that may be reconnecting, then
-        gives the attempt up."""
+    def start(self, retained: Retained) -> trio.Event:
+        """Put STARTED. The event is set when the owner has heard it, which `heard` waits for."""
         confirmed = trio.Event()
-        self.put(retained, FrameKind.STARTED, b"", confirmed)
-        with trio.move_on_after(PATIENCE_SECONDS):
-            await confirmed.wait()
+        retained.road.put([retained.frame(FrameKind.STARTED, b"")], confirmed)
+        return confirmed
+
+    async def heard(self, retained: Retained, confirmed: trio.Event) -> bool:
+        """Whether the owner has heard STARTED: nothing is asked of an upstream for an owner that is gone.
+
+        Waits `PATIENCE_SECONDS` for one that may be reconnecting, then gives the attempt up.
+        """
+        if not confirmed.is_set():
+            with trio.move_on_after(PATIENCE_SECONDS):
+                await confirmed.wait()
         if not confirmed.is_set():
             self._give_up(retained)
         return confirmed.is_set()
 
-    def put(self, retained: Retained, kind: int, payload: bytes, confirmed: trio.Event | None = None) -> None:
-        """Number the frame, retain it and send it on its way. DONE and FAILED end the attempt, and nothing comes after."""
-        if retained.dropped or retained.ended_at is not None:
-            return
-        if kind >= FrameKind.DONE:
-            retained.ended_at = trio.current_time()
-        retained.road.put([retained.frame(kind, payload)], confirmed)
+    def accept(self, retained: Retained, payload: bytes = b"") -> None:
+        """Put ACCEPTED, which can wait for the first chunk, or for the next `flush`."""
+        self._put(retained, [(FrameKind.ACCEPTED, payload)], urgent=False)
 
-    def put_chunks(self, retained: Retained, chunks: list[bytes]) -> None:
-        """CHUNK frames that were born in one wake-up and travel together."""
-        if not retained.dropped and retained.ended_at is None:
-            retained.road.put([retained.frame(FrameKind.CHUNK, payload) for payload in chunks])
+    def put(self, retained: Retained, frames: Sequence[tuple[int, bytes]]) -> None:
+        """Number `(kind, payload)` frames that were born together, retain them and send them on their way.
+
+        DONE and FAILED end the attempt, and nothing comes after.
+        """
+        self._put(retained, frames, urgent=True)
+
+    def _put(self, retained: Retained, frames: Sequence[tuple[int, bytes]], *, urgent: bool) -> None:
+        if retained.dropped or retained.ended_at is not None or not frames:
+            return
+        if frames[-1][0] >= FrameKind.DONE:
+            retained.ended_at = trio.current_time()
+        retained.road.put([retained.frame(kind, payload) for kind, payload in frames], urgent=urgent)
+
+    def flush(self) -> None:
+        """Send what was not urgent."""
+        for road in self._roads.values():
+            road.flush()
 
     def find(self, job_id: bytes, attempt: int) -> Retained | None:
         return self._attempts.get((job_id, attempt))

@@ -147,6 +147,7 @@ class Worker:
         while True:
             await trio.sleep(WATCH_SECONDS)
             now = trio.current_time()
+            self.outbox.flush()
             for attempt in list(self._attempts):
                 attempt.expire(now)
             down_since = self._roads.link.down_since

@@ -129,6 +129,12 @@ class Link:
         else:
             self._turn_away(on_reply)
 
+    def post_many(self, commands: Iterable[Sequence[Word]]) -> None:
+        """Post commands together, in one write, for whoever does not care what becomes of them."""
+        packed = [pack(tuple(command)) for command in commands]
+        if packed and self._pipeline is not None:
+            self._pipeline.submit(b"".join(packed), None, len(packed))
+
     async def many(self, commands: Iterable[Sequence[Word]], *, raise_refusals: bool = True) -> list[Reply]:
         """Send commands together and return their replies in order.
 

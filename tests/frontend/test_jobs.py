@@ -78,6 +78,7 @@ async def test_a_report_of_an_attempt_whose_job_has_ended_is_answered_with_cance
 async def test_a_second_worker_is_cancelled_after_the_first_has_finished():
     frontend = Frontend()
     frontend.parcel("w", STARTED, DONE)
+    frontend.jobs.flush_orders()
     frontend.paper.taken()
     frontend.parcel("other", running=[(1, 5)])
     assert frontend.paper.taken() == [("other", OrderKind.CANCEL, 1, 0)]
@@ -134,3 +135,14 @@ async def test_an_entry_of_an_earlier_attempt_is_deleted():
     frontend.paper.replies[0](b"1-0")
     assert frontend.paper.deleted == [(keys.jobs("echo"), b"1-0")]
     assert frontend.job.entry is None
+
+
+async def test_what_nobody_waits_for_travels_with_what_somebody_does():
+    """FINISHED frees memory and can wait for the watch; a CANCEL closes an upstream call, so it goes at once."""
+    frontend = Frontend()
+    frontend.parcel("w", STARTED, DONE)
+    assert frontend.paper.taken() == []
+    frontend.parcel("other", running=[(1, 5)])
+    assert ("other", OrderKind.CANCEL, 1, 0) in frontend.paper.taken()
+    frontend.jobs.flush_orders()
+    assert frontend.paper.taken() == []

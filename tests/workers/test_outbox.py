@@ -21,8 +21,8 @@ from workers.outbox import EMPTY_REPORTS, FRAME_OVERHEAD_BYTES, PARCEL_BYTES, PA
 async def test_a_frame_goes_at_once_numbered_and_sealed_for_its_channel():
     paper, outbox = an_outbox()
     retained = outbox.open(a_job(attempt=3), Told())
-    outbox.put(retained, STARTED, b"")
-    outbox.put(retained, CHUNK, b"hello")
+    outbox.put(retained, [(STARTED, b"")])
+    outbox.put(retained, [(CHUNK, b"hello")])
     assert [channel for channel, _ in paper.published] == [keys.frontend_channel("f")] * 2
     assert paper.frames() == [(1, 3, 0, STARTED, b""), (1, 3, 1, CHUNK, b"hello")]
     assert {parcel.worker for parcel in paper.parcels} == {"w"}
@@ -31,32 +31,32 @@ async def test_a_frame_goes_at_once_numbered_and_sealed_for_its_channel():
 async def test_what_comes_while_a_parcel_is_under_way_gathers_into_the_next():
     paper, outbox = an_outbox(answer=None)
     one, two = outbox.open(a_job(1), Told()), outbox.open(a_job(2), Told())
-    outbox.put(one, CHUNK, b"a")
-    outbox.put(two, CHUNK, b"b")
-    outbox.put_chunks(one, [b"c", b"d"])
+    outbox.put(one, [(CHUNK, b"a")])
+    outbox.put(two, [(CHUNK, b"b")])
+    outbox.put(one, [(CHUNK, chunk) for chunk in [b"c", b"d"]])
     assert len(paper.parcels) == 1
     paper.reply()
     assert [len(parcel.frames) for parcel in paper.parcels] == [1, 3]
     assert paper.frames()[1:] == [(2, 1, 0, CHUNK, b"b"), (1, 1, 1, CHUNK, b"c"), (1, 1, 2, CHUNK, b"d")]
     paper.reply()
     assert len(paper.parcels) == 2, "nothing waits, nothing is sent"
-    outbox.put(two, CHUNK, b"e")
+    outbox.put(two, [(CHUNK, b"e")])
     assert len(paper.parcels) == 3
 
 
 async def test_each_frontend_has_its_own_road():
     paper, outbox = an_outbox(answer=None)
-    outbox.put(outbox.open(a_job(1, owner="f"), Told()), CHUNK, b"a")
-    outbox.put(outbox.open(a_job(2, owner="g"), Told()), CHUNK, b"b")
+    outbox.put(outbox.open(a_job(1, owner="f"), Told()), [(CHUNK, b"a")])
+    outbox.put(outbox.open(a_job(2, owner="g"), Told()), [(CHUNK, b"b")])
     assert [channel for channel, _ in paper.published] == [keys.frontend_channel("f"), keys.frontend_channel("g")]
 
 
 async def test_a_parcel_has_a_limit_and_the_rest_follows():
     paper, outbox = an_outbox(answer=None)
     retained = outbox.open(a_job(), Told())
-    outbox.put(retained, STARTED, b"")
+    outbox.put(retained, [(STARTED, b"")])
     chunks = [b"%d" % number + b"x" * (PARCEL_BYTES // 3) for number in range(8)]
-    outbox.put_chunks(retained, chunks)
+    outbox.put(retained, [(CHUNK, chunk) for chunk in chunks])
     for _ in range(4):
         paper.reply()
     assert [len(parcel.frames) for parcel in paper.parcels] == [1, 3, 3, 2]
@@ -66,7 +66,7 @@ async def test_a_parcel_has_a_limit_and_the_rest_follows():
 async def test_a_frame_larger_than_a_parcel_travels_alone():
     paper, outbox = an_outbox()
     retained = outbox.open(a_job(), Told())
-    outbox.put_chunks(retained, [b"x" * (2 * PARCEL_BYTES), b"y"])
+    outbox.put(retained, [(CHUNK, chunk) for chunk in [b"x" * (2 * PARCEL_BYTES), b"y"]])
     assert [len(parcel.frames) for parcel in paper.parcels] == [1, 1]
 
 
@@ -74,9 +74,9 @@ async def test_nothing_follows_the_end():
     """A connection that breaks after the last chunk is no second ending."""
     paper, outbox = an_outbox()
     retained = outbox.open(a_job(), Told())
-    outbox.put(retained, DONE, b"")
-    outbox.put(retained, FAILED, b"late")
-    outbox.put_chunks(retained, [b"later"])
+    outbox.put(retained, [(DONE, b"")])
+    outbox.put(retained, [(FAILED, b"late")])
+    outbox.put(retained, [(CHUNK, b"later")])
     assert [kind for _, _, _, kind, _ in paper.frames()] == [DONE]
     assert retained.sender.next == 1
 
@@ -88,11 +88,11 @@ async def test_nothing_follows_the_end():
 async def test_a_parcel_without_an_answer_is_not_repeated_but_kept(reply):
     paper, outbox = an_outbox(answer=None)
     retained = outbox.open(a_job(), Told())
-    outbox.put_chunks(retained, [b"a"])
-    outbox.put_chunks(retained, [b"b"])
+    outbox.put(retained, [(CHUNK, b"a")])
+    outbox.put(retained, [(CHUNK, b"b")])
     paper.reply(reply)
     assert len(paper.parcels) == 1, "what waited is dropped as well"
-    outbox.put_chunks(retained, [b"c"])
+    outbox.put(retained, [(CHUNK, b"c")])
     assert [seq for _, _, seq, _, _ in paper.frames()] == [0, 2], "a hole, which the owner will ask about"
     outbox.resend(retained, 0)
     paper.reply()
@@ -103,7 +103,7 @@ async def test_a_parcel_without_an_answer_is_not_repeated_but_kept(reply):
 async def test_a_resend_of_what_was_consumed_sends_the_rest():
     paper, outbox = an_outbox()
     retained = outbox.open(a_job(), Told())
-    outbox.put_chunks(retained, [b"a", b"b", b"c"])
+    outbox.put(retained, [(CHUNK, chunk) for chunk in [b"a", b"b", b"c"]])
     retained.consumed(2)
     outbox.resend(retained, 1)
     outbox.resend(retained, 3)
@@ -114,8 +114,8 @@ async def test_a_resend_of_what_was_consumed_sends_the_rest():
 async def test_reports_name_every_attempt_and_how_far_it_is(autojump_clock, nursery):
     paper, outbox = an_outbox()
     one, two = outbox.open(a_job(1), Told()), outbox.open(a_job(2, attempt=2), Told())
-    outbox.put_chunks(one, [b"a", b"b"])
-    outbox.put(two, DONE, b"")
+    outbox.put(one, [(CHUNK, chunk) for chunk in [b"a", b"b"]])
+    outbox.put(two, [(DONE, b"")])
     nursery.start_soon(outbox.run)
     await trio.sleep(2.5)
     assert paper.reports() == [[(1, 1, 2), (2, 2, 1)]] * 2, "ended ones too, until their owner has everything"
@@ -128,10 +128,10 @@ async def test_a_report_does_not_count_what_still_waits():
     """Else the owner asks for it again, which makes the queue longer when it is long already."""
     paper, outbox = an_outbox(answer=None)
     one, two = outbox.open(a_job(1), Told()), outbox.open(a_job(2), Told())
-    outbox.put(one, STARTED, b"")
-    outbox.put_chunks(one, [b"x" * PARCEL_BYTES])
-    outbox.put_chunks(two, [b"a", b"b"])
-    outbox.put_chunks(one, [b"c"])
+    outbox.put(one, [(STARTED, b"")])
+    outbox.put(one, [(CHUNK, chunk) for chunk in [b"x" * PARCEL_BYTES]])
+    outbox.put(two, [(CHUNK, chunk) for chunk in [b"a", b"b"]])
+    outbox.put(one, [(CHUNK, b"c")])
     two.road.report()
     assert [seq for _, _, seq, _, _ in paper.frames()] == [0, 1, 0], "a parcel that is full"
     assert paper.reports() == [[(1, 1, 2), (2, 1, 1)]]
@@ -162,7 +162,7 @@ async def test_a_start_is_confirmed_by_a_receiver(autojump_clock):
     paper, outbox = an_outbox(answer=1)
     retained = outbox.open(a_job(), Told())
     with no_time():
-        assert await outbox.start(retained)
+        assert await outbox.heard(retained, outbox.start(retained))
     assert paper.frames() == [(1, 1, 0, STARTED, b"")]
 
 
@@ -179,7 +179,7 @@ async def test_a_start_that_nobody_heard_is_confirmed_by_a_later_parcel(autojump
 
     nursery.start_soon(regain_hearing)
     with no_time(2.0):
-        assert await outbox.start(retained)
+        assert await outbox.heard(retained, outbox.start(retained))
     assert paper.reports() == [[(1, 1, 1)]] * 2
 
 
@@ -188,9 +188,9 @@ async def test_a_start_that_nobody_ever_heard_is_given_up(autojump_clock):
     told = Told()
     retained = outbox.open(a_job(), told)
     with no_time(PATIENCE_SECONDS):
-        assert not await outbox.start(retained)
+        assert not await outbox.heard(retained, outbox.start(retained))
     assert outbox.find(b"\1" * 16, 1) is None
-    outbox.put(retained, CHUNK, b"no")
+    outbox.put(retained, [(CHUNK, b"no")])
     assert len(paper.parcels) == 1
     with pytest.raises(KeyError):
         outbox.open(a_job(), Told())
@@ -199,10 +199,9 @@ async def test_a_start_that_nobody_ever_heard_is_given_up(autojump_clock):
 async def test_a_parcel_that_leaves_frames_behind_confirms_nothing():
     paper, outbox = an_outbox(answer=None)
     big, small = outbox.open(a_job(1), Told()), outbox.open(a_job(2), Told())
-    outbox.put(big, STARTED, b"")
-    outbox.put_chunks(big, [b"x" * PARCEL_BYTES, b"y"])
-    confirmed = trio.Event()
-    outbox.put(small, STARTED, b"", confirmed)
+    outbox.put(big, [(STARTED, b"")])
+    outbox.put(big, [(CHUNK, chunk) for chunk in [b"x" * PARCEL_BYTES, b"y"]])
+    confirmed = outbox.start(small)
     paper.reply()
     assert len(paper.parcels) == 2
     paper.reply()
@@ -218,11 +217,11 @@ async def test_an_attempt_stops_at_its_window_and_goes_on_when_its_caller_has_re
     _, outbox = an_outbox()
     retained = outbox.open(a_job(), Told())
     chunk = b"x" * (WINDOW_BYTES // 4)
-    outbox.put_chunks(retained, [chunk] * 3)
+    outbox.put(retained, [(CHUNK, chunk) for chunk in [chunk] * 3])
     assert not retained.full
     with no_time():
         await retained.room()
-    outbox.put_chunks(retained, [chunk] * 3)
+    outbox.put(retained, [(CHUNK, chunk) for chunk in [chunk] * 3])
     assert retained.full
     went_on = []
 
@@ -284,12 +283,12 @@ async def test_over_a_real_link_to_a_frontend_that_is_not_there_yet(redis_server
 
     nursery.start_soon(arrive_late)
     with trio.fail_after(5):
-        assert await outbox.start(retained)
+        assert await outbox.heard(retained, outbox.start(retained))
     await until(lambda: heard)
     assert heard[0].running == [(b"\1" * 16, 1, 1)], "the report says that there is more than was heard"
     assert retained.road.deaf_since is None
     outbox.resend(retained, 0)
-    outbox.put_chunks(retained, [b"%d" % number for number in range(100)])
+    outbox.put(retained, [(CHUNK, chunk) for chunk in [b"%d" % number for number in range(100)]])
     await until(lambda: sum(len(parcel.frames) for parcel in heard) == 101)
     frames = [frame for parcel in heard for frame in parcel.frames]
     assert [seq for _, _, seq, _, _ in frames] == list(range(101))
@@ -302,10 +301,10 @@ async def test_a_redis_that_comes_back_empty_costs_no_frame(redis_server, nurser
     await nursery.start(link.run)
     outbox = Outbox(link, SEAL, "w")
     retained = outbox.open(a_job(), Told())
-    outbox.put_chunks(retained, [b"a"])
+    outbox.put(retained, [(CHUNK, b"a")])
     redis_server.kill()
     await until(lambda: not link.up)
-    outbox.put_chunks(retained, [b"b", b"c"])
+    outbox.put(retained, [(CHUNK, chunk) for chunk in [b"b", b"c"]])
     assert retained.road.deaf_since is None
     redis_server.restart()
     heard = []

@@ -12,7 +12,7 @@ async def test_a_frontend_that_stays_deaf_is_given_up(autojump_clock, nursery):
     paper, outbox = an_outbox()
     told = Told()
     retained = outbox.open(a_job(), told)
-    outbox.put(retained, CHUNK, b"a")
+    outbox.put(retained, [(CHUNK, b"a")])
     nursery.start_soon(outbox.run)
     await trio.sleep(1.1)
     paper.answer = 0
@@ -57,8 +57,8 @@ async def test_a_finished_attempt_is_forgotten_when_nobody_asks(autojump_clock, 
     _, outbox = an_outbox()
     told = Told()
     running, finished = outbox.open(a_job(1), told), outbox.open(a_job(2), told)
-    outbox.put(finished, FAILED, b"x" * 100)
-    outbox.put(running, CHUNK, b"y" * 10)
+    outbox.put(finished, [(FAILED, b"x" * 100)])
+    outbox.put(running, [(CHUNK, b"y" * 10)])
     nursery.start_soon(outbox.run)
     await trio.sleep(FORGET_SECONDS - 0.5)
     assert outbox.statistics() == {"attempts": 2, "retained_bytes": 110 + 2 * FRAME_OVERHEAD_BYTES, "resends": 0}
