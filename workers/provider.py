@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import msgspec
 
 from shared.errors import Failure
+from shared.sansio.socketio import DEFAULT_NAMESPACE, SocketEvent
 from shared.schema.advertisement import Model
 from shared.schema.credential import Minting
 from shared.schema.events import Event
@@ -66,6 +67,48 @@ class HttpStream(msgspec.Struct, frozen=True):
     decoder: Decoder
     framing: Literal["sse", "sse-tolerant", "lines", "json"] = "sse"
     whole: bool = False
+
+
+class SocketIOSession(msgspec.Struct, frozen=True):
+    """A long-lived Socket.IO session, which all jobs of one account share.
+
+    `url`: ws, wss, http or https; the path, if it is not Socket.IO's usual one. `account`: whose session it is, as the upstream
+    knows it. `auth`: what the server is shown when it lets us into `namespace`. `headers`: of the upgrade.
+    """
+
+    url: str
+    account: str
+    auth: Any = None
+    namespace: str = DEFAULT_NAMESPACE
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<SocketIOSession of {self.account}>"
+
+
+class Belonging(msgspec.Struct, frozen=True):
+    """Whose an event is. `execution`: the run that it names; None: it names none, and can only be meant for a run that is alone
+    on its session. `last`: the run has nothing more to say."""
+
+    execution: str | None
+    last: bool = False
+
+
+class SocketIOStream(msgspec.Struct, frozen=True):
+    """An exchange whose answer comes as events of a session that other jobs use at the same time.
+
+    1. The session is connected: what is said to nobody is lost.
+    2. `start` is sent over HTTP. A status other than 200 goes to the provider's `refusal`, as do the session's own refusals.
+    3. `execution` reads from the answer by which name the run will be known, or raises `GatewayError`.
+    4. `owner` says whose an event is, None: nobody's. The decoder gets those of this run, also those that came before its name.
+    """
+
+    session: SocketIOSession
+    start: HttpRequest
+    execution: Callable[[HttpReply], str]
+    owner: Callable[[SocketEvent], Belonging | None]
+    decoder: Decoder
+    dropped: Sequence[str] = ()
 
 
 class Step(msgspec.Struct, frozen=True):

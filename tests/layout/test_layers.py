@@ -59,7 +59,7 @@ ONLY_IMPORTERS: dict[str, tuple[str, ...]] = {
     "quart_trio": ("frontend",),
     "werkzeug": ("frontend",),
     "hypercorn": ("frontend",),
-    "h11": ("frontend.server",),
+    "h11": ("frontend.server", "workers.transports.socketio"),
     "typer": ("cli",),
     "rich": ("cli",),
     "logging.config": ("shared.telemetry",),

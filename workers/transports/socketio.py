@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import h11
 import msgspec
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection
@@ -133,8 +134,8 @@ class SocketIO:
             self._fail(refusal(_first(group, ConnectionRejected)))
         except* GatewayError as group:
             self._fail(ProtocolViolation(_first(group, GatewayError).failure.message))
-        except* ProtocolError as group:
-            self._fail(ProtocolViolation(f"the WebSocket ended: {_first(group, ProtocolError)}"))
+        except* (ProtocolError, h11.ProtocolError) as group:  # trio-websocket passes on what it does not expect
+            self._fail(ProtocolViolation(f"the upstream speaks no WebSocket: {_first(group, Exception)}"))
         finally:
             self._stop_listening()
 
