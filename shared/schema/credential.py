@@ -63,8 +63,9 @@ class Record(msgspec.Struct, frozen=True):
     """A credential in Redis, as JSON. Times in milliseconds of Redis' clock, 0: never.
 
     `state`: `ready`, `probation` or `aside`. `origin`: `settings`, `minted` or `added` (by an operator). `strikes`: how often
-    in a row it was set aside. `hits`: 429s in a row without a Retry-After, by model. `aging`: it serves to its end and is
-    replaced. `renewable`: it can be refreshed; `refreshing`: until when a keeper is at it. `tested`: what a test found.
+    in a row it was set aside; `reason`: `retired` or `suspended`, why the last time. `hits`: 429s in a row without a
+    Retry-After, by model. `aging`: it serves to its end and is replaced. `renewable`: it can be refreshed; `refreshing`:
+    until when a keeper is at it. `tested`: what a test found.
     """
 
     state: str
@@ -72,6 +73,7 @@ class Record(msgspec.Struct, frozen=True):
     generation: int
     trial: int
     strikes: int = 0
+    reason: str = ""
     hits: dict[str, int] = {}
     expires: int = 0
     aging: bool = False

@@ -3,8 +3,9 @@
     answer = await pool.lease("w-1f3a:7", "gpt-4o", calls=0, patience_seconds=15)     # Granted or Nothing
     pool.release(answer, "ok")                                                        # synchronous: fits into a finally
 
-Verdicts on a credential: `ok` (the upstream accepted it), `rest` (429), `retire` (401), `suspend` (unpaid), `valid` (tested on
-purpose), and the empty one, which says nothing. Secrets are sealed for their place: provider, credential and generation.
+Verdicts on a credential: `ok` (the upstream accepted it), `rest` (429), `retire` (401), `suspend` (unpaid), `valid` (a keeper
+has asked the upstream), `cleared` (the same, on an operator's word), and the empty one, which says nothing. Secrets are
+sealed for their place: provider, credential and generation.
 """
 
 import contextlib

@@ -167,7 +167,7 @@ local function set_aside(id, record, reason)
   if record.state ~= 'aside' then record.strikes = record.strikes + 1 end
   if record.origin == 'minted' and record.strikes > 2 then return forget(id) end
   local back = now + (record.strikes < 2 and 10 * MINUTE or HOUR)
-  record.state = 'aside'
+  record.state, record.reason = 'aside', reason
   settle(id, record)
   redis.call('ZADD', TIMERS, 'GT', back, reason .. ' ' .. id)
   redis.call('ZADD', TASKS, 'GT', back, 'validate ' .. id)
@@ -198,7 +198,9 @@ local function judge(id, record, verdict, model, wait)
     set_aside(id, record, 'retired')
   elseif verdict == 'suspend' then
     set_aside(id, record, 'suspended')
-  elseif verdict == 'valid' then  -- a keeper has asked the upstream: that clears every doubt
+  elseif verdict == 'valid' and record.reason == 'suspended' then  -- it is known; whether it is paid a call must show
+    redis.call('ZREM', TASKS, 'validate ' .. id)
+  elseif verdict == 'valid' or verdict == 'cleared' then
     redis.call('ZREM', TIMERS, 'retired ' .. id, 'suspended ' .. id)
     if record.state == 'aside' then record.state = 'probation' end
     acquit(id, record, model)

@@ -20,6 +20,7 @@ class Credential:
     generation: int = 1
     trial: int = 1
     strikes: int = 0
+    reason: str = ""
     expires: int = 0
     vouched: int = 0
     hits: dict[str, int] = field(default_factory=dict)
@@ -159,8 +160,10 @@ class Truth:
             self._judge(one, verdict, lease.model, wait)
 
     def _judge(self, one: Credential, verdict: str, model: str, wait: int | None) -> None:
-        if verdict in ("ok", "valid"):
-            if verdict == "valid":
+        if verdict == "valid" and one.reason == "suspended":
+            return  # it is known, but is it paid?
+        if verdict in ("ok", "valid", "cleared"):
+            if verdict != "ok":
                 self.aside.pop(("retired", one.id), None)
                 self.aside.pop(("suspended", one.id), None)
                 one.state = "ready"
@@ -183,7 +186,7 @@ class Truth:
             reason = {"retire": "retired", "suspend": "suspended"}[verdict]
             end = self.now + (10 * MINUTE if one.strikes < 2 else HOUR)
             self.aside[reason, one.id] = max(self.aside.get((reason, one.id), 0), end)
-            one.state = "aside"
+            one.state, one.reason = "aside", reason
 
     def renewed(self, held: list[Lease], vouched: list[str], lost: list[str], unknown: list[str]) -> None:
         """`held` by the worker that renewed, as far as it knew; `lost` and `unknown` is what it was told."""

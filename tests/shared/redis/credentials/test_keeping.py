@@ -197,6 +197,20 @@ async def test_what_was_set_aside_is_validated_when_its_time_is_over(user: Tried
     assert isinstance(await user.ask(), Granted) and isinstance(await user.ask(), Granted)
 
 
+async def test_that_a_bill_is_paid_only_a_call_can_show(user: Tried) -> None:
+    user.register("a")
+    await user.call("suspend")
+    user.wait(10 * MINUTE)
+    chore = await user.upkeep(validates=True)
+    assert isinstance(chore, Chore) and chore.kind == "validate"
+    await user.pool.judge(chore, "valid")
+    assert await user.upkeep(validates=True) is None
+    probe = await user.lease()
+    await user.none()
+    user.pool.release(probe, "suspend")
+    assert (await user.none()).hope_seconds == HOUR
+
+
 async def test_without_a_way_to_validate_only_calls_can_tell(user: Tried) -> None:
     user.register("a")
     await user.call("retire")
@@ -213,7 +227,7 @@ async def test_an_operator_can_have_one_tested(user: Tried) -> None:
     chore = await user.upkeep()
     assert chore == Chore("test", a, b"1.1", Opened("a"))
     user.clock.add(2)
-    await user.pool.judge(chore, "valid", found="the upstream accepts it")
+    await user.pool.judge(chore, "cleared", found="the upstream accepts it")
     user.clock.add(3)
     (seen,) = await user.pool.standing()
     assert (seen.record.state, seen.record.tested, seen.tested_seconds_ago) == ("ready", "the upstream accepts it", 3)

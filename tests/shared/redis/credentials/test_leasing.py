@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from shared.redis.address import Address
 from shared.redis.credentials.pool import LEASE_SECONDS, Pool
@@ -211,14 +212,17 @@ async def test_a_key_that_no_worker_vouches_for_is_gone_but_not_its_history(
     assert await user.lease("other")
 
 
-async def test_a_lease_for_somebody_who_has_gone_is_given_back_at_once(user: Tried) -> None:
+async def test_a_lease_for_somebody_who_has_gone_is_given_back_at_once(user: Tried, redis_server: RedisServer) -> None:
     user.calls = 1
     user.register("a")
+    await user.pool.link.call("PING")
+    redis_server.pause()
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(user.lease)
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             scope.cancel()
+    redis_server.resume()
     await user.pool.link.call("PING")
     await user.lease()
 
