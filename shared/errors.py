@@ -74,6 +74,7 @@ KINDS: dict[str, Kind] = {
         Kind("no_credential", 503, _SERVER, "no_upstream_credential", "No usable upstream credential is left."),
         Kind("overloaded", 503, _SERVER, "upstream_overloaded", "The upstream has no capacity now.", True),
         Kind("upstream_error", 502, _SERVER, "upstream_error", "The upstream failed.", True),
+        Kind("blocked", 502, _SERVER, "upstream_error", "A firewall stands before the upstream.", credential="cool_down"),
         Kind("unreachable", 502, _SERVER, "upstream_unreachable", "No connection to the upstream.", True),
         Kind("disconnected", 502, _SERVER, "upstream_disconnected", "The upstream closed in the middle.", True),
         Kind("truncated", 502, _SERVER, "upstream_stream_truncated", "The upstream's answer ended early.", True),

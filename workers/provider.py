@@ -50,7 +50,8 @@ class Call(msgspec.Struct, frozen=True):
 
 class Decoder(Protocol):
     """Made for one call, dies with it. `feed` takes what the exchange's framing cut out: an `sse.ServerSentEvent`, or a line
-    as bytes, or (framing `json`) the whole body as bytes, or a Socket.IO event."""
+    as bytes, or (framing `json`) the whole body as bytes, or a Socket.IO event. It may count in `malformed` what made no sense
+    and name in `odd_finish_reasons` those that it had to guess the meaning of; both are logged at the end."""
 
     def feed(self, frame: Any) -> Iterable[Event]: ...
     def end(self) -> Iterable[Event]: ...
@@ -60,13 +61,14 @@ class HttpStream(msgspec.Struct, frozen=True):
     """An exchange over HTTP: send `request`, cut the 200's body by `framing`, feed the pieces to `decoder`.
 
     `whole`: the decoder's result is not chat events but the answer itself: the body goes to the caller as it is
-    (embeddings), after `decoder` has looked at it.
+    (embeddings), after `decoder` has looked at it. `dropped`: parameters that the request goes without, to tell the caller.
     """
 
     request: HttpRequest
     decoder: Decoder
     framing: Literal["sse", "sse-tolerant", "lines", "json"] = "sse"
     whole: bool = False
+    dropped: Sequence[str] = ()
 
 
 class SocketIOSession(msgspec.Struct, frozen=True):
@@ -139,16 +141,22 @@ class Timeouts(msgspec.Struct, frozen=True):
 
 
 class Upstream(msgspec.Struct, frozen=True):
-    """What the settings say about one upstream. `base_url` has no slash at its end; `models` may be empty: the provider's own.
-    `options`: further settings that concern this upstream only, by name. `user_agent`: how we introduce ourselves."""
+    """What the settings say about one upstream. `base_url` has no slash at its end. `models` are public names, and may be none:
+    the provider's own; `spelled`: the upstream's names for those that it calls otherwise. `options`: the values of settings
+    that concern this upstream only, by name. `user_agent`: how we introduce ourselves. `drops_unsupported`: what the upstream
+    cannot honour is left out of a request and named, instead of refused. `takes_callers_keys`: callers may bring their own.
+    """
 
     name: str
     base_url: str = ""
     credentials: Sequence[Credential] = ()
     models: Sequence[str] = ()
     timeouts: Timeouts = Timeouts()
-    options: Mapping[str, str] = {}
+    options: Mapping[str, Any] = {}
     user_agent: str = "sluice"
+    spelled: Mapping[str, str] = {}
+    drops_unsupported: bool = False
+    takes_callers_keys: bool = False
 
 
 class Provider(Protocol):

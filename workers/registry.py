@@ -8,11 +8,10 @@ OpenAI-compatible upstream that the settings alone describe.
 import hashlib
 import importlib
 import pkgutil
-from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Final
+from typing import Any, Final
 
-from shared.settings import ProviderSettings, WorkerSettings
+from shared.settings import ProviderSettings, Secret, WorkerSettings, split_model
 from shared.version import VERSION
 from workers import providers
 from workers.provider import Credential, Factory, Provider, Timeouts, Upstream
@@ -33,27 +32,37 @@ def factories() -> dict[str, Factory]:
 
 def build(settings: WorkerSettings) -> Provider:
     """The provider that the settings describe, with its keys, models and patience."""
-    options = {"bill_to": settings.hf_bill_to} if settings.hf_bill_to else {}
-    upstream = _upstream(settings.provider, options)
+    upstream = _upstream(settings.provider, drops_unsupported=settings.unsupported_parameters == "drop")
     return factories().get(upstream.name, row)(upstream)
 
 
-def _upstream(settings: ProviderSettings, options: Mapping[str, str]) -> Upstream:
+def _upstream(settings: ProviderSettings, *, drops_unsupported: bool) -> Upstream:
     deadlines = settings.deadlines
+    models = [split_model(text) for text in settings.models]
     return Upstream(
         settings.name,
         settings.base_url,
         [Credential(_fingerprint(key.reveal()), key.reveal()) for key in settings.keys],
-        settings.models,
+        [public for public, _ in models],
         Timeouts(
             deadlines.connect_seconds,
             deadlines.first_token_seconds,
             deadlines.silence_seconds,
             deadlines.total_seconds,
         ),
-        options,
+        {name: _revealed(value) for name, value in settings.options.items()},
         f"sluice/{VERSION}",
+        {public: own for public, own in models if own != public},
+        drops_unsupported,
+        settings.takes_callers_keys,
     )
+
+
+def _revealed(value: Any) -> Any:
+    """The value of an option, without the wrapping of secrets."""
+    if isinstance(value, Secret):
+        return value.reveal()
+    return tuple(map(_revealed, value)) if isinstance(value, tuple) else value
 
 
 def _fingerprint(secret: str) -> str:

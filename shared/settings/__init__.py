@@ -7,6 +7,7 @@ setting is, `model.py` is the table of all of them, `load.py` reads and checks.
 """
 
 from shared.settings.handover import child_environment
+from shared.settings.kinds import split_model
 from shared.settings.load import UpSettings, check, configured_providers, load_frontend, load_up, load_worker
 from shared.settings.model import FrontendSettings, ProviderSettings, SharedSettings, WorkerSettings
 from shared.settings.problems import EXIT_SETTINGS, Problem, SettingsError
@@ -32,4 +33,5 @@ __all__ = [
     "load_up",
     "load_worker",
     "process_environment",
+    "split_model",
 ]

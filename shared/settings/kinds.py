@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import string
 from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
@@ -58,6 +59,22 @@ def choice(*words: str) -> Kind:
         if text.lower() not in words:
             raise Expected(expects)
         return text.lower()
+
+    return Kind(expects, read)
+
+
+def template(*names: str) -> Kind:
+    """A text with places `{name}` for values of these names, and no other braces."""
+    expects = f"a text with some of {', '.join(f'{{{name}}}' for name in names)}"
+
+    def read(text: str) -> str:
+        try:
+            places = [place[1:] for place in string.Formatter().parse(text) if place[1] is not None]
+        except ValueError:
+            raise Expected(expects) from None
+        if not places or any(place not in [(name, "", None) for name in names] for place in places):
+            raise Expected(expects)
+        return text
 
     return Kind(expects, read)
 
@@ -158,10 +175,36 @@ def _read_key(text: str) -> Secret:
     return Secret(text)
 
 
+def _read_token(text: str) -> Secret:
+    """A bearer token, also as it is copied from a header."""
+    words = text.split()
+    return _read_key(" ".join(words[1:] if words[0].lower() == "bearer" else words))
+
+
 def _read_secret_key(text: str) -> Secret:
     if len(text) < SHORTEST_SECRET_KEY or len(set(text)) < 8:
         raise Expected(SECRET_KEYS.expects)
     return _read_key(text)
+
+
+def split_model(text: str) -> tuple[str, str]:
+    """The public name of a model and its upstream's own, from `name` or `name=own name`."""
+    name, _, own = (part.strip() for part in text.partition("="))
+    return name, own or name
+
+
+def _read_models(text: str) -> tuple[str, ...]:
+    models = tuple(_read_listed_model(piece) for piece in pieces(text))
+    if len({split_model(model)[0] for model in models}) != len(models):
+        raise Expected(f"{MODELS.expects}, each once")
+    return models or _refuse(MODELS.expects)
+
+
+def _read_listed_model(text: str) -> str:
+    name, own = split_model(text)
+    if not name or text.rstrip().endswith("="):
+        raise Expected(MODELS.expects)
+    return f"{_read_model(name)}={_read_model(own)}" if own != name else _read_model(name)
 
 
 def _read_model(text: str) -> str:
@@ -186,6 +229,7 @@ def _read_aliases(text: str) -> MappingProxyType[str, str]:
 
 
 SWITCH = Kind("on or off", _read_switch, empty=False)
+SWITCH_IF_SET = Kind("on or off", _read_switch)
 TEXT = Kind("a text", str, empty="")
 HOST = Kind("an IP address or a host name", _read_host)
 PATH = Kind("a path", Path)
@@ -194,9 +238,11 @@ REDIS_URL = Kind("an address such as redis://:password@host:6379/0, rediss://…
 PROXY = Kind("a proxy such as http://user:password@host:3128 or socks5://host:1080", _read_proxy)
 ORIGINS = listed("origins such as https://app.example (scheme, host, port; no path), or *", _read_origin)
 API_KEYS = listed("one or more keys, separated by commas", _read_key)
+TOKENS = listed("one or more tokens, separated by commas", _read_token)
+WORDS = listed("words without spaces, separated by commas", _read_model)
 SECRET_KEYS = listed(
     f"keys of {SHORTEST_SECRET_KEY} random characters or more (`openssl rand -hex 32`)", _read_secret_key
 )
-MODELS = listed("model names without spaces, at most 128 characters each", _read_model)
+MODELS = Kind("model names without spaces, at most 128 characters each", _read_models, empty=())
 MODEL = Kind("one model name without spaces", _read_model, empty="")
 ALIASES = Kind("alias=model pairs such as fast=openai/gpt-4o-mini", _read_aliases, empty=MappingProxyType({}))

@@ -18,7 +18,7 @@ from shared.settings import state
 from shared.settings.kinds import is_loopback
 from shared.settings.model import FrontendSettings, ProviderSettings, SharedSettings, WorkerSettings
 from shared.settings.problems import Problem, SettingsError, shown
-from shared.settings.providers import CUSTOM_DEADLINES, KEYLESS, KNOWN, Deadlines, canonical
+from shared.settings.providers import CUSTOM_DEADLINES, KEYLESS, KNOWN, Deadlines, KnownProvider, canonical
 from shared.settings.row import Row
 from shared.settings.secret import Secret
 from shared.settings.source import (
@@ -127,10 +127,12 @@ class _Everything:
         self.custom_rows = {
             name: custom_provider_rows(prefix, name) for name, prefix in self.source.custom_providers().items()
         }
+        self.known: dict[str, ProviderSettings] = {}
         self.configured = self._read_providers()
         self.problems.extend(self.source.unknown_names())
         self._check_redis()
-        self._check_base_urls()
+        for provider in self.configured.values():
+            self._check_base_url(provider)
 
     def problem(self, name: str, sentence: str) -> None:
         self.problems.append(Problem(name, sentence))
@@ -144,20 +146,50 @@ class _Everything:
     def _read_providers(self) -> dict[str, ProviderSettings]:
         configured: dict[str, ProviderSettings] = {}
         for name, known in KNOWN.items():
-            values = {field: self.source.value(row) for field, row in self.known_rows[name].items()}
-            values["base_url"] = known.complete(values["base_url"] or known.base_url)
-            values["models"] = values["models"] or known.models
-            if values["calls_per_credential"] is None:
-                values["calls_per_credential"] = known.calls_per_credential
-            if values["keys"]:
-                configured[name] = ProviderSettings(name=name, deadlines=self._patience(known.deadlines), **values)
+            provider = self.known[name] = self._read_known(known)
+            if provider.keys or (provider.takes_callers_keys and provider.options["caller_keys"]):
+                self._check_known(known, provider)
+                configured[name] = provider
         for name, named_rows in self.custom_rows.items():
             values = {field: self.source.value(row) for field, row in named_rows.items()}
             if not values["base_url"] and self.source.find(named_rows["base_url"]) is None:
                 self.problem(named_rows["base_url"].name, "expected the server's address, got nothing")
             values["calls_per_credential"] = values["calls_per_credential"] or 0
-            configured[name] = ProviderSettings(name=name, deadlines=self._patience(CUSTOM_DEADLINES), **values)
+            chosen = bool(values["models"])
+            configured[name] = ProviderSettings(
+                name=name, deadlines=self._patience(CUSTOM_DEADLINES), chosen_models=chosen, **values
+            )
         return configured
+
+    def _read_known(self, known: KnownProvider) -> ProviderSettings:
+        values = {field: self.source.value(row) for field, row in self.known_rows[known.name].items()}
+        options = {field: values.pop(field) for field in known.options}
+        chosen = bool(values["models"])
+        values["base_url"] = known.complete(values["base_url"] or known.base_url)
+        values["models"] = values["models"] or known.models
+        if values["calls_per_credential"] is None:
+            values["calls_per_credential"] = known.calls_per_credential
+        switch = options.get("caller_keys")
+        return ProviderSettings(
+            name=known.name,
+            deadlines=self._patience(known.deadlines),
+            chosen_models=chosen,
+            options=options,
+            takes_callers_keys=known.takes_callers_keys and (not values["keys"] if switch is None else switch),
+            **values,
+        )
+
+    def _check_known(self, known: KnownProvider, provider: ProviderSettings) -> None:
+        """What this upstream needs beside a key."""
+        named_rows = self.known_rows[known.name]
+        if not provider.base_url and self.source.find(named_rows["base_url"]) is None:
+            self.problem(named_rows["base_url"].name, "expected the server's address, got nothing")
+        for field in known.one_per_key:
+            count, wanted = len(provider.options[field]), len(provider.keys)
+            if count != wanted and not any(problem.name == named_rows[field].name for problem in self.problems):
+                got = f"{count} of them" if count else "nothing"
+                each = "one value" if wanted == 1 else f"{wanted} values, as many as there are"
+                self.problem(named_rows[field].name, f"expected {each} for {known.key_name}, got {got}")
 
     def _patience(self, usual: Deadlines) -> Deadlines:
         given = self.values[WorkerSettings]
@@ -178,6 +210,9 @@ class _Everything:
         name = canonical(spelled)
         if name in self.configured:
             return self.configured[name]
+        if name in KNOWN and self.known[name].takes_callers_keys:
+            self._check_base_url(self.known[name])
+            return self.known[name]
         if name in KNOWN:
             self.problem(KNOWN[name].key_name, f"expected a key, got nothing (a worker of {name} was asked for)")
         elif name != KEYLESS:
@@ -206,25 +241,22 @@ class _Everything:
                 "expected one key for all machines, since Redis is not on this one; `openssl rand -hex 32` makes one",
             )
 
-    def _check_base_urls(self) -> None:
-        own_port = self.values[FrontendSettings]["port"]
-        allow_http = self.values[WorkerSettings]["allow_http_upstreams"]
-        for name, provider in self.configured.items():
-            if not provider.base_url:
-                continue
-            row: Row = (self.known_rows.get(name) or self.custom_rows[name])["base_url"]
-            url = urlsplit(provider.base_url)
-            local = is_loopback(url.hostname or "")
-            if url.scheme == "http" and not local and not allow_http:
-                self.problem(
-                    row.name,
-                    f"expected https:// (or SLUICE_ALLOW_HTTP_UPSTREAMS=on), got {shown(provider.base_url, False)}",
-                )
-            if local and url.port == own_port:
-                self.problem(
-                    row.name,
-                    f"expected an upstream, got {shown(provider.base_url, False)}, which is this gateway itself",
-                )
+    def _check_base_url(self, provider: ProviderSettings) -> None:
+        if not provider.base_url:
+            return
+        row: Row = (self.known_rows.get(provider.name) or self.custom_rows[provider.name])["base_url"]
+        url = urlsplit(provider.base_url)
+        local = is_loopback(url.hostname or "")
+        if url.scheme == "http" and not local and not self.values[WorkerSettings]["allow_http_upstreams"]:
+            self.problem(
+                row.name,
+                f"expected https:// (or SLUICE_ALLOW_HTTP_UPSTREAMS=on), got {shown(provider.base_url, False)}",
+            )
+        if local and url.port == self.values[FrontendSettings]["port"]:
+            self.problem(
+                row.name,
+                f"expected an upstream, got {shown(provider.base_url, False)}, which is this gateway itself",
+            )
 
     def check_callers(self, *, generate: bool) -> None:
         """Nobody is let in by accident: `generate` says whether a missing key will be made."""
@@ -243,11 +275,18 @@ class _Everything:
                     "SLUICE_API_KEY",
                     f"expected {SHORTEST_OPEN_API_KEY} characters or more, because other machines can connect, got ***",
                 )
-        elif not generate and not told and self._stored(state.API_KEY) is None:
+        elif not generate and not told and not self.passes_through and self._stored(state.API_KEY) is None:
             self.problem(
                 "SLUICE_API_KEY",
                 "expected the key that callers present, got nothing; set it, or let `sluice up` or `sluice keys` make one",
             )
+
+    @property
+    def passes_through(self) -> bool:
+        """Whether callers can only use keys of their own: there is nothing that a key of this gateway would open."""
+        return bool(self.configured) and all(
+            provider.takes_callers_keys and not provider.keys for provider in self.configured.values()
+        )
 
     # What Sluice makes itself
 
@@ -277,10 +316,15 @@ class _Everything:
         if values["auth"] == "off":
             values["api_keys"], origin = (), "SLUICE_AUTH=off"
         elif not values["api_keys"]:
-            try:
-                text, made = self.state.read_or_create(state.API_KEY, state.new_api_key)
-            except state.StateError as error:
-                raise SettingsError([Problem("SLUICE_STATE_DIR", str(error))]) from error
-            values["api_keys"] = (Secret(text),)
-            origin = f"{'made now, kept' if made else 'kept'} in {self.state.path / state.API_KEY}"
+            values["api_keys"], origin = self._kept_key()
         return FrontendSettings(**values, api_key_origin=origin)
+
+    def _kept_key(self) -> tuple[tuple[Secret, ...], str]:
+        """The key of the state directory, made now if it is needed, and where it comes from in words."""
+        try:
+            if self.passes_through and self.state.read(state.API_KEY) is None:
+                return (), "none; callers bring their own upstream key"
+            text, made = self.state.read_or_create(state.API_KEY, state.new_api_key)
+        except state.StateError as error:
+            raise SettingsError([Problem("SLUICE_STATE_DIR", str(error))]) from error
+        return (Secret(text),), f"{'made now, kept' if made else 'kept'} in {self.state.path / state.API_KEY}"

@@ -3,9 +3,9 @@
 # ruff: noqa: RUF009 - `setting()` makes a dataclass field, not a value
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from shared.settings.kinds import (
     ALIASES,
@@ -20,7 +20,6 @@ from shared.settings.kinds import (
     REDIS_URL,
     SECRET_KEYS,
     SWITCH,
-    TEXT,
     choice,
     seconds,
     whole,
@@ -180,18 +179,29 @@ class FrontendSettings(SharedSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ProviderSettings:
-    """One upstream, complete: nothing is left to default except the models of a provider that knows its own."""
+    """One upstream, complete: nothing is left to default except the models of a provider that knows its own.
+
+    `models`: texts as in the setting, for `split_model`. `chosen_models`: a person has named them, rather than we.
+    `options`: the values of settings that only this upstream has, by name. `takes_callers_keys`: callers may bring theirs.
+    """
 
     name: str
     keys: tuple[Secret, ...] = setting("{KEY}", API_KEYS, "Key at {LABEL}; several by commas.", secret=True)
     base_url: str = setting("{PREFIX}_BASE_URL", BASE_URL, "Where {LABEL} is reached.")
-    models: tuple[str, ...] = setting("{PREFIX}_MODELS", MODELS, "Models to offer, in place of the usual ones.")
+    models: tuple[str, ...] = setting(
+        "{PREFIX}_MODELS",
+        MODELS,
+        "Models to offer, in place of the usual ones; `a=b` offers its `b` as `a`.",
+    )
     calls_per_credential: int = setting(
         "{PREFIX}_CALLS_PER_CREDENTIAL",
         whole(0),
         "Calls that one credential for {LABEL} serves at once, over all workers; 0: any number.",
     )
     deadlines: Deadlines
+    chosen_models: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    takes_callers_keys: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,11 +226,20 @@ class WorkerSettings(SharedSettings):
         "Accept http:// base URLs on other machines, where keys and prompts travel readable.",
         default="off",
     )
-    hf_bill_to: str = setting(
-        "SLUICE_HF_BILL_TO",
-        TEXT,
-        "Hugging Face organisation that is billed (`X-HF-Bill-To`).",
-        example="my-organisation",
+    discover_seconds: float = setting(
+        "SLUICE_DISCOVER_SECONDS",
+        seconds(0),
+        "How often an upstream that lists its models is asked for them, so that they are offered beside the usual ones; not"
+        " where its …_MODELS is set. 0: never.",
+        default="300",
+        unit="s",
+    )
+    unsupported_parameters: str = setting(
+        "SLUICE_UNSUPPORTED_PARAMETERS",
+        choice("refuse", "drop"),
+        "What becomes of a parameter that an upstream cannot honour: the request is refused, or goes on without it and the"
+        " answer's header `x-sluice-dropped-parameters` says so.",
+        default="refuse",
     )
     provider: ProviderSettings
 

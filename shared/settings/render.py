@@ -39,7 +39,7 @@ def sections() -> list[Section]:
             "calls_per_credential": str(known.calls_per_credential),
             "keys": "",
         }
-        upstreams += [(row, usual[field]) for field, row in known_provider_rows(known).items()]
+        upstreams += [(row, usual.get(field, row.default)) for field, row in known_provider_rows(known).items()]
     custom = custom_provider_rows(_CUSTOM, "any further OpenAI-compatible server")
     upstreams += [(row, "0" if field == "calls_per_credential" else "") for field, row in custom.items()]
     return [*found, Section("Upstreams", tuple(upstreams))]

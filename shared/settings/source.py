@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +135,11 @@ def provider_rows(prefix: str, key_name: str, label: str) -> dict[str, Row]:
 
 
 def known_provider_rows(provider: KnownProvider) -> dict[str, Row]:
-    """The settings of a provider that ships."""
-    return provider_rows(provider.prefix, provider.key_name, provider.name)
+    """The settings of a provider that ships, its own ones too."""
+    usual = provider_rows(provider.prefix, provider.key_name, provider.name)
+    usual["keys"] = replace(usual["keys"], kind=provider.key_kind)
+    usual["models"] = replace(usual["models"], meaning=f"{usual['models'].meaning} {provider.models_note}".strip())
+    return {**usual, **provider.options}
 
 
 def custom_provider_rows(prefix: str, label: str) -> dict[str, Row]:

@@ -147,6 +147,29 @@ def test_dashscope_spells_its_models_without_a_hyphen() -> None:
     assert sent({}, "dashscope", model="qwen-plus")["model"] == "qwen-plus"
 
 
+def test_a_model_by_the_name_that_the_settings_give_it() -> None:
+    assert sent({}, model="fast", spelled={"fast": "gpt-4o-mini"})["model"] == "gpt-4o-mini"
+    assert sent({}, "dashscope", model="qwen-3-32b", spelled={"qwen-3-32b": "other"})["model"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("spelled", "body", "model", "thinking"),
+    [
+        ("deepseek-flash:no-thinking", {}, "deepseek-flash", {"type": "disabled"}),
+        ("deepseek-flash:thinking", {}, "deepseek-flash", {"type": "enabled"}),
+        ("deepseek-flash:thinking", {"thinking": {"type": "auto"}}, "deepseek-flash", {"type": "auto"}),
+        ("deepseek-flash:other", {}, "deepseek-flash:other", None),
+        (":thinking", {}, ":thinking", None),
+    ],
+)
+def test_deepseeks_retired_names_live_on_as_variants(
+    spelled: str, body: dict[str, Any], model: str, thinking: Any
+) -> None:
+    asked = sent(body, "deepseek", model="deepseek-chat", spelled={"deepseek-chat": spelled})
+    assert (asked["model"], asked.get("thinking")) == (model, thinking)
+    assert sent({}, "openai", model="gpt:thinking")["model"] == "gpt:thinking"
+
+
 CALLED = {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}], "reasoning_content": "hm", "refusal": None}
 THOUGHT = {"role": "assistant", "content": "x", "reasoning_content": "hm"}
 TOOL = {"role": "tool", "content": "1", "tool_call_id": "a"}

@@ -11,25 +11,26 @@ What they do differently, and what becomes of it:
 """
 
 import json
-from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from shared.errors import KINDS, Failure
 from shared.sansio.sse import ServerSentEvent
-from shared.sansio.surrogates import SurrogateJoiner
 from shared.schema.events import Complete, Delta, Event, Failed, Finish, Meta, Usage
+from workers.dialects.reading import JsonReader
 from workers.dialects.refusal_rules import OPENAI, Rules
 from workers.dialects.refusals import reported, understood
 
-_FINISH_REASONS: Final = {
+FINISH_REASONS: Final = {
     **{reason: reason for reason in ("stop", "length", "tool_calls", "content_filter", "function_call")},
     "eos_token": "stop",
     "stop_sequence": "stop",
     "end_turn": "stop",
     "max_tokens": "length",
 }
+"""OpenAI's name for each finish reason that is known."""
+
 _INTERRUPTIONS: Final = {
     "insufficient_system_resource": Failure("overloaded", "The upstream broke off for lack of resources."),
     "error": Failure("upstream_error", "The upstream broke off."),
@@ -70,12 +71,15 @@ class ChatDecoder:
     """The decoder of one call. `malformed`: how many events made no sense; `odd_finish_reasons`: those that we had to guess."""
 
     def __init__(self, rules: Rules = OPENAI) -> None:
-        self.malformed = 0
         self.odd_finish_reasons: list[str] = []
         self._rules = rules
         self._over = False
-        self._decode: Callable[[bytes], _Chunk] = _decode_first
-        self._joiner: SurrogateJoiner | None = None
+        self._reader: JsonReader[_Chunk] = JsonReader(_decode_first)
+        self._read = self._reader.read
+
+    @property
+    def malformed(self) -> int:
+        return self._reader.malformed
 
     def feed(self, frame: ServerSentEvent | bytes) -> list[Event]:
         """The events of one frame; `bytes` are a whole body that was no event stream."""
@@ -83,7 +87,7 @@ class ChatDecoder:
             return []
         if isinstance(frame, bytes):
             return self._body(frame)
-        chunk = self._chunk(frame.data)
+        chunk = self._read(frame.data)
         if chunk is None:
             return self._no_chunk(frame)
         if not (chunk.choices or chunk.usage) or chunk.error:
@@ -99,12 +103,12 @@ class ChatDecoder:
             return self._complete()
         if frame.event == "error":
             return self._fail(reported(None, self._rules, frame.status))
-        self.malformed += 1
+        self._reader.malformed += 1
         return []
 
     def _body(self, body: bytes) -> list[Event]:
         """An answer, or an error, that came as one JSON object although a stream was asked for."""
-        chunk = self._chunk(body)
+        chunk = self._read(body)
         if chunk is not None and chunk.choices and not chunk.error:
             return [*self._events(chunk), *self._complete()]
         failed = self._perhaps_an_error(body)
@@ -129,43 +133,10 @@ class ChatDecoder:
             return self._fail(reported(said, self._rules, status))
         return []
 
-    def _chunk(self, data: bytes) -> _Chunk | None:
-        try:
-            if not data.isascii():
-                data = self._utf8(data)
-            if b"\n" in data:  # no line end may reach the caller's event stream
-                data = msgspec.json.format(data, indent=-1)
-            if self._joiner is not None and self._joiner.holding:
-                data = self._joiner.mend(data)
-            return self._decode(data)
-        except msgspec.ValidationError:
-            return None
-        except msgspec.DecodeError:
-            return self._mended(data)
-        except (ValueError, RecursionError):
-            return None
-
-    def _mended(self, data: bytes) -> _Chunk | None:
-        """Not JSON by the letter: perhaps because of half a character."""
-        if self._joiner is None:
-            self._joiner = SurrogateJoiner()
-        try:
-            return self._decode(self._joiner.mend(data))
-        except (ValueError, RecursionError):
-            return None
-
-    def _utf8(self, data: bytes) -> bytes:
-        try:
-            data.decode()
-        except UnicodeDecodeError:
-            self.malformed += 1
-            return data.decode("utf-8", "replace").encode()
-        return data
-
     def _events(self, chunk: _Chunk) -> list[Event]:
         events: list[Event] = []
         if type(chunk) is _FirstChunk:
-            self._decode = _decode_chunk
+            self._reader.decode = _decode_chunk
             events.append(_meta(chunk))
         usage = chunk.usage
         ends: list[tuple[int, str]] = []
@@ -192,11 +163,11 @@ class ChatDecoder:
             return []
         if reason in _INTERRUPTIONS:
             return self._fail(_INTERRUPTIONS[reason])
-        if reason not in _FINISH_REASONS:
+        if reason not in FINISH_REASONS:
             self.odd_finish_reasons.append(reason)
-        orphans = self._joiner and self._joiner.give_up("choices", index, "delta")
-        last_words = self._events(_decode_chunk(orphans)) if orphans else []
-        return [*last_words, Finish(_FINISH_REASONS.get(reason, "stop"), index)]
+        orphans = self._reader.orphans("choices", index, "delta")
+        last_words = self._events(orphans) if orphans else []
+        return [*last_words, Finish(FINISH_REASONS.get(reason, "stop"), index)]
 
 
 def _fields(choice: _Choice) -> dict[str, Any]:

@@ -143,3 +143,9 @@ HUGGING_FACE: Final[Rules] = (
     *CEREBRAS,
     *OPENAI,
 )
+
+# No codes at all. A 403 in JSON is about the signature or the clock; an unknown conversation is the upstream's own doing.
+FLOWGPT: Final[Rules] = (
+    Rule("upstream_config", statuses=(403,)),
+    Rule("upstream_error", statuses=(404,)),
+)

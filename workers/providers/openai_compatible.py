@@ -15,6 +15,7 @@ from shared.schema.advertisement import Model
 from workers.dialects import refusals
 from workers.dialects.openai import ChatDecoder
 from workers.dialects.quirks import (
+    Fields,
     Quirk,
     known_message_fields_only,
     reasoning_only_with_tools,
@@ -34,13 +35,15 @@ class Row(msgspec.Struct, frozen=True):
     """How one vendor differs.
 
     `rules`: what its errors mean. `quirks`: what must be changed in a request. `aliases`: public model names that the vendor
-    spells differently. `headers`: header names by the option of the settings that fills them. `asks_usage`: whether
+    spells differently. `variants`: what may follow a model's name behind a colon, and the fields that it stands for where the
+    caller does not say otherwise. `headers`: header names by the option of the settings that fills them. `asks_usage`: whether
     `stream_options` is understood.
     """
 
     rules: Rules = OPENAI
     quirks: Sequence[Quirk] = ()
     aliases: Mapping[str, str] = {}
+    variants: Mapping[str, Mapping[str, msgspec.Raw]] = {}
     headers: Mapping[str, str] = {}
     asks_usage: bool = True
     owner: str = ""
@@ -48,7 +51,15 @@ class Row(msgspec.Struct, frozen=True):
 
 ROWS: Final[dict[str, Row]] = {
     "openai": Row(owner="openai"),
-    "deepseek": Row(DEEPSEEK, [reasoning_only_with_tools], owner="deepseek"),
+    "deepseek": Row(
+        DEEPSEEK,
+        [reasoning_only_with_tools],
+        variants={
+            "thinking": {"thinking": msgspec.Raw(b'{"type":"enabled"}')},
+            "no-thinking": {"thinking": msgspec.Raw(b'{"type":"disabled"}')},
+        },
+        owner="deepseek",
+    ),
     "cerebras": Row(CEREBRAS, [known_message_fields_only], owner="cerebras"),
     "kimi": Row(KIMI, [text_parts_as_text, temperature_up_to_one], owner="moonshot"),
     "dashscope": Row(
@@ -79,12 +90,13 @@ class OpenAICompatible:
         self.models: Sequence[Model] = [Model(name, owned_by=row.owner or upstream.name) for name in upstream.models]
         self._url = upstream.base_url.rstrip("/") + "/chat/completions"
         self._row = row
+        self._spelled = upstream.spelled
         self._headers = (
             ("content-type", "application/json"),
             ("accept", "text/event-stream"),
             ("accept-encoding", "identity"),
             ("user-agent", upstream.user_agent),
-            *((name, upstream.options[option]) for option, name in row.headers.items() if option in upstream.options),
+            *((name, upstream.options[option]) for option, name in row.headers.items() if upstream.options.get(option)),
         )
 
     def plan(self, call: Call) -> Plan:
@@ -100,7 +112,7 @@ class OpenAICompatible:
 
     def _body(self, call: Call) -> bytes:
         fields = dict(call.body)
-        fields["model"] = msgspec.Raw(_encode(self._row.aliases.get(call.model, call.model)))
+        fields["model"] = msgspec.Raw(_encode(self._model(call.model, fields)))
         fields["stream"] = _TRUE
         if self._row.asks_usage:
             fields["stream_options"] = _with_usage(fields.get("stream_options"))
@@ -109,6 +121,16 @@ class OpenAICompatible:
         for quirk in self._row.quirks:
             quirk(fields)
         return _encode(fields)
+
+    def _model(self, public: str, fields: Fields) -> str:
+        """The upstream's name of a model, and in `fields` what its variant stands for."""
+        name = self._spelled.get(public) or self._row.aliases.get(public, public)
+        base, _, variant = name.rpartition(":")
+        if not base or variant not in self._row.variants:
+            return name
+        for field, value in self._row.variants[variant].items():
+            fields.setdefault(field, value)
+        return base
 
 
 def row(upstream: Upstream) -> OpenAICompatible:

@@ -147,6 +147,35 @@ BAD = [
         {"SLUICE_PROVIDER_HF_BASE_URL": "https://x.example"},
         "SLUICE_PROVIDER_HF_BASE_URL: expected a name of its own, but huggingface ships with Sluice",
     ),
+    (
+        {"OPENAI_MODELS": "a=b,a"},
+        "OPENAI_MODELS: expected model names without spaces, at most 128 characters each, each once, got 'a=b,a'",
+    ),
+    (
+        {"OPENAI_MODELS": "a="},
+        "OPENAI_MODELS: expected model names without spaces, at most 128 characters each, got 'a='",
+    ),
+    (
+        {"FLOWGPT_BEARER_TOKEN": "t1", "FLOWGPT_DEVICE_ID": "d1"},
+        "FLOWGPT_BASE_URL: expected the server's address, got nothing",
+    ),
+    (
+        {"FLOWGPT_BEARER_TOKEN": "t1", "FLOWGPT_BASE_URL": "https://x.example"},
+        "FLOWGPT_DEVICE_ID: expected one value for FLOWGPT_BEARER_TOKEN, got nothing",
+    ),
+    (
+        {"FLOWGPT_BEARER_TOKEN": "t1,t2", "FLOWGPT_DEVICE_ID": "d1", "FLOWGPT_BASE_URL": "https://x.example"},
+        "FLOWGPT_DEVICE_ID: expected 2 values, as many as there are for FLOWGPT_BEARER_TOKEN, got 1 of them",
+    ),
+    (
+        {"FLOWGPT_SIGNATURE_TEMPLATE": "{timestamp!r}"},
+        "FLOWGPT_SIGNATURE_TEMPLATE: expected a text with some of {timestamp}, {nonce}, {device_id}, {authorization},"
+        " got '{timestamp!r}'",
+    ),
+    (
+        {"DASHSCOPE_NATIVE_CALLER_KEYS": "on", "DASHSCOPE_NATIVE_BASE_URL": "http://far.example"},
+        "DASHSCOPE_NATIVE_BASE_URL: expected https:// (or SLUICE_ALLOW_HTTP_UPSTREAMS=on), got 'http://far.example/api/v1'",
+    ),
     ({"HF_TOKEN_FILE": "nowhere"}, "HF_TOKEN_FILE: expected a readable file, got 'nowhere'"),
 ]
 
@@ -266,8 +295,8 @@ def test_a_worker_without_a_key_and_an_unknown_one():
         "KIMI_API_KEY: expected a key, got nothing (a worker of kimi was asked for)"
     ]
     assert refusals(load_worker, "deepsek", {}) == [
-        "provider: expected one of openai, deepseek, cerebras, kimi, dashscope, huggingface, echo, got 'deepsek';"
-        " did you mean deepseek?"
+        "provider: expected one of openai, deepseek, cerebras, kimi, dashscope, huggingface, dashscope-native, flowgpt, echo,"
+        " got 'deepsek'; did you mean deepseek?"
     ]
 
 
