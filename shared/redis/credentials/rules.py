@@ -164,13 +164,18 @@ local function rest(id, record, model, wait)
 end
 
 local function set_aside(id, record, reason)
-  if record.state ~= 'aside' then record.strikes = record.strikes + 1 end
+  local fresh = record.state ~= 'aside'
+  if fresh then record.strikes = record.strikes + 1 end
   if record.origin == 'minted' and record.strikes > 2 then return forget(id) end
   local back = now + (record.strikes < 2 and 10 * MINUTE or HOUR)
   record.state, record.reason = 'aside', reason
   settle(id, record)
   redis.call('ZADD', TIMERS, 'GT', back, reason .. ' ' .. id)
-  redis.call('ZADD', TASKS, 'GT', back, 'validate ' .. id)
+  if fresh and record.strikes < 2 and reason == 'retired' then  -- it may have been a slip: ask soon, if one can ask
+    redis.call('ZADD', TASKS, now + MINUTE / 2, 'validate ' .. id)
+  else
+    redis.call('ZADD', TASKS, 'GT', back, 'validate ' .. id)
+  end
   if reason == 'retired' and record.renewable and (record.refreshing or 0) <= now then
     redis.call('ZADD', TASKS, now, 'refresh ' .. id)
   end

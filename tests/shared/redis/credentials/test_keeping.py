@@ -179,14 +179,19 @@ async def test_the_third_refusal_in_a_row_is_the_last_of_a_minted_one(minter: Tr
     assert await minter.pool.standing() == []
 
 
-async def test_what_was_set_aside_is_validated_when_its_time_is_over(user: Tried) -> None:
+async def test_a_refused_one_is_validated_soon_and_again_when_its_time_is_over(user: Tried) -> None:
     (a,) = user.register("a")
     await user.call("retire")
+    assert await user.upkeep(validates=True) == 30
+    user.wait(30)
+    chore = await user.upkeep(validates=True)
+    assert chore == Chore("validate", a, b"1.1", Opened("a"))
+    assert await user.upkeep(validates=True) == 30
+    await user.pool.judge(chore, "retire")
     assert await user.upkeep(validates=True) == 10 * MINUTE
     user.wait(10 * MINUTE)
     chore = await user.upkeep(validates=True)
     assert chore == Chore("validate", a, b"1.2", Opened("a"))
-    assert await user.upkeep(validates=True) == 30
     await user.pool.judge(chore, "retire")
     assert await user.upkeep(validates=True) == HOUR
     user.wait(HOUR)
@@ -194,6 +199,16 @@ async def test_what_was_set_aside_is_validated_when_its_time_is_over(user: Tried
     assert isinstance(chore, Chore)
     await user.pool.judge(chore, "valid")
     assert await user.upkeep(validates=True) is None
+    assert isinstance(await user.ask(), Granted) and isinstance(await user.ask(), Granted)
+
+
+async def test_a_slip_of_the_upstream_costs_half_a_minute(user: Tried) -> None:
+    user.register("a")
+    await user.call("retire")
+    user.wait(30)
+    chore = await user.upkeep(validates=True)
+    assert isinstance(chore, Chore)
+    await user.pool.judge(chore, "valid")
     assert isinstance(await user.ask(), Granted) and isinstance(await user.ask(), Granted)
 
 
@@ -214,7 +229,9 @@ async def test_that_a_bill_is_paid_only_a_call_can_show(user: Tried) -> None:
 async def test_without_a_way_to_validate_only_calls_can_tell(user: Tried) -> None:
     user.register("a")
     await user.call("retire")
-    user.wait(10 * MINUTE)
+    user.wait(30)
+    assert await user.upkeep() is None
+    user.wait(10 * MINUTE - 30)
     assert await user.upkeep() is None
     await user.call("ok")
 
