@@ -85,6 +85,21 @@ async def test_a_stop_and_a_start_forget_nothing(house: Gateway, upstream: OpenA
         assert 40 <= int(reply.headers["retry-after"]) <= 50
 
 
+async def test_an_operator_has_the_keys_tested(house: Gateway, upstream: OpenAICompatible) -> None:
+    upstream.gate.keys = set(KEYS[:2])
+    command = house.start("test", "cli", "credentials", "test", "openai")
+    with trio.fail_after(20):
+        assert await trio.to_thread.run_sync(command.popen.wait) == 1
+    lines = [line.partition(": ")[2] for line in command.text().splitlines()]
+    assert lines.count("the upstream accepts it") == 2 and len(lines) == 3
+    assert any(line.startswith("credential_invalid: ") for line in lines)
+    assert not any(key in command.text() for key in KEYS)
+    asked = upstream.ledger.calls_seen
+    for _ in range(4):
+        assert (await ask(house, "hello")).status_code == 200
+    assert {call.key for call in upstream.ledger.calls[asked:]} == set(KEYS[:2]), "a refused one is set aside"
+
+
 @pytest.mark.slow
 async def test_a_killed_worker_holds_its_keys_for_ten_seconds_and_no_call_exceeds_them(
     house: Gateway, upstream: OpenAICompatible

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from shared.errors import Failure
+from shared.errors import Failure, GatewayError
 from shared.schema.advertisement import Model
 from workers.dialects import refusals
 from workers.dialects.openai import ChatDecoder
@@ -24,7 +24,7 @@ from workers.dialects.quirks import (
 )
 from workers.dialects.refusal_rules import CEREBRAS, DASHSCOPE, DEEPSEEK, HUGGING_FACE, KIMI, OPENAI, Rules
 from workers.exchange import HttpReply, HttpRequest
-from workers.provider import Call, Credential, Factory, HttpStream, Plan, Timeouts, Upstream
+from workers.provider import Call, Check, Credential, Factory, HttpStream, Plan, Timeouts, Upstream
 
 _encode = msgspec.json.Encoder().encode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
@@ -37,7 +37,7 @@ class Row(msgspec.Struct, frozen=True):
     `rules`: what its errors mean. `quirks`: what must be changed in a request. `aliases`: public model names that the vendor
     spells differently. `variants`: what may follow a model's name behind a colon, and the fields that it stands for where the
     caller does not say otherwise. `headers`: header names by the option of the settings that fills them. `asks_usage`: whether
-    `stream_options` is understood.
+    `stream_options` is understood. `public_list`: anybody may ask for the list of models, so it says nothing about a key.
     """
 
     rules: Rules = OPENAI
@@ -46,6 +46,7 @@ class Row(msgspec.Struct, frozen=True):
     variants: Mapping[str, Mapping[str, msgspec.Raw]] = {}
     headers: Mapping[str, str] = {}
     asks_usage: bool = True
+    public_list: bool = False
     owner: str = ""
 
 
@@ -72,7 +73,7 @@ ROWS: Final[dict[str, Row]] = {
         },
         owner="alibaba",
     ),
-    "huggingface": Row(HUGGING_FACE, headers={"bill_to": "x-hf-bill-to"}, owner="huggingface"),
+    "huggingface": Row(HUGGING_FACE, headers={"bill_to": "x-hf-bill-to"}, public_list=True, owner="huggingface"),
 }
 
 
@@ -88,7 +89,7 @@ class OpenAICompatible:
         self.timeouts: Timeouts = upstream.timeouts
         self.credentials: Sequence[Credential] = upstream.credentials
         self.models: Sequence[Model] = [Model(name, owned_by=row.owner or upstream.name) for name in upstream.models]
-        self._url = upstream.base_url.rstrip("/") + "/chat/completions"
+        self._base_url = upstream.base_url.rstrip("/")
         self._row = row
         self._spelled = upstream.spelled
         self._headers = (
@@ -101,10 +102,8 @@ class OpenAICompatible:
 
     def plan(self, call: Call) -> Plan:
         yield from ()
-        authorization = [("authorization", f"Bearer {call.credential.secret}")] if call.credential else []
-        request = HttpRequest(
-            method="POST", url=self._url, headers=(*authorization, *self._headers), body=self._body(call)
-        )
+        url, headers = f"{self._base_url}/chat/completions", (*_authorization(call), *self._headers)
+        request = HttpRequest(method="POST", url=url, headers=headers, body=self._body(call))
         return HttpStream(request, ChatDecoder(self._row.rules))
 
     def refusal(self, reply: HttpReply) -> Failure:
@@ -133,12 +132,29 @@ class OpenAICompatible:
         return base
 
 
+class WithGuardedList(OpenAICompatible):
+    """One that shows its list of models to those with a key only: to ask for it tests the key, and costs nothing."""
+
+    def validate(self, call: Call) -> Check:
+        headers = [(name, value) for name, value in self._headers if name not in ("content-type", "accept")]
+        reply = yield HttpRequest(
+            method="GET", url=f"{self._base_url}/models", headers=(*_authorization(call), *headers)
+        )
+        if reply.status != 200:
+            raise GatewayError(self.refusal(reply))
+
+
 def row(upstream: Upstream) -> OpenAICompatible:
     """A provider for an upstream that is known from the settings alone."""
-    return OpenAICompatible(upstream, ROWS.get(upstream.name, Row()))
+    found = ROWS.get(upstream.name, Row())
+    return OpenAICompatible(upstream, found) if found.public_list else WithGuardedList(upstream, found)
 
 
 PROVIDERS: Final[dict[str, Factory]] = dict.fromkeys(ROWS, row)
+
+
+def _authorization(call: Call) -> list[tuple[str, str]]:
+    return [("authorization", f"Bearer {call.credential.secret}")] if call.credential else []
 
 
 def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
