@@ -1,5 +1,6 @@
 """Beginning and end of a process: exit status, one clear sentence for what an operator can mend, signals."""
 
+import gc
 import resource
 import signal
 import sys
@@ -13,6 +14,9 @@ from shared.redis.failures import RedisError
 def run(main: Callable[[], Awaitable[None]]) -> int:
     """Run to the end; the exit status. An unreachable Redis or a port that is taken is a sentence, not a traceback."""
     _limit()
+    # What was imported stays: let no collection walk through it again.
+    gc.collect()
+    gc.freeze()
     try:
         trio.run(main)
     except* (RedisError, OSError) as group:
