@@ -17,7 +17,7 @@ LONGEST_KEY = 4096
 @dataclass(frozen=True)
 class Caller:
     """`fingerprint`: eight hex digits that name the key in logs and mean nothing elsewhere. `known`: the key is one of ours.
-    `presented`: what the caller sent, for providers that take the caller's own upstream key."""
+    `presented`: a key that is not one of ours, for providers that take the caller's own upstream key; else empty."""
 
     fingerprint: str
     known: bool
@@ -40,8 +40,10 @@ class Admission:
         key = _key(authorization)
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
         matches = [hmac.compare_digest(digest, ours) for ours in self._digests]
+        ours = bool(key) and any(matches)
         fingerprint = hmac.new(self._pepper, digest, hashlib.sha256).hexdigest()[:8] if key else "none"
-        return Caller(fingerprint, self._open_door or (bool(key) and any(matches)), key)
+        presented = "" if ours or not (key.isascii() and key.isprintable()) else key
+        return Caller(fingerprint, self._open_door or ours, presented)
 
     def require(self, caller: Caller) -> None:
         """Raises `GatewayError` `invalid_api_key` for a caller whose key is not ours."""

@@ -21,12 +21,13 @@ from shared.redis.link import Link
 from shared.redis.scripts import SUBMIT
 from shared.sansio.job import Ownership, State
 from shared.sansio.liveness import Liveness
-from shared.schema.job import PROTOCOL, FrameKind, Job, Order, OrderKind, Orders, Outcome, Parcel, Running
+from shared.schema.job import PROTOCOL, Accepted, FrameKind, Job, Order, OrderKind, Orders, Outcome, Parcel, Running
 from shared.sealing import Seal, SealBroken
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _parcel = msgspec.msgpack.Decoder(Parcel)
+_accepted = msgspec.msgpack.Decoder(Accepted)
 _outcome = msgspec.msgpack.Decoder(Outcome)
 
 CONSUMED_BYTES: Final = 256 * 1024
@@ -63,6 +64,7 @@ class OpenJob:
         self.looked_at = self.opened_at
         self.missed_looks = 0
         self.accepted_at: float | None = None
+        self.dropped: list[str] = []
         self.outcome: Outcome | None = None
         self.first_chunk_at: float | None = None
         self.last_sent_at = self.opened_at
@@ -130,6 +132,7 @@ class OpenJob:
                 self._chunks.append(payload)
             elif kind == FrameKind.ACCEPTED:
                 self.accepted_at = trio.current_time()
+                self.dropped = _accepted.decode(payload).dropped if payload else []
             elif kind == FrameKind.DONE:
                 self.outcome = _outcome.decode(payload)
         if self._chunks and self.first_chunk_at is None:
@@ -158,6 +161,7 @@ class OpenJob:
         self._chunks.clear()
         self._taken = self.consumed = 0
         self.accepted_at = None
+        self.dropped = []
         self.first_chunk_at = None
         self.entry = None
 

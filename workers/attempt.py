@@ -11,6 +11,7 @@ attempts (`expire`), because a timer around each read costs more than the read.
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,19 +19,21 @@ import msgspec
 import trio
 
 from shared.errors import Failure, GatewayError
-from shared.schema.job import FrameKind, Job, Outcome
+from shared.schema.job import Accepted, FrameKind, Job, Outcome
 from workers.answer import Answer
 from workers.asking import ask
-from workers.credentials import Credentials
+from workers.credentials import Credentials, callers_own
 from workers.exchange import TransportError
 from workers.outbox import Outbox, Retained
-from workers.provider import Call, Credential, HttpStream, Provider, ScriptedStream
+from workers.provider import Call, Credential, Decoder, HttpStream, Provider, ScriptedStream
 from workers.transports.http import HttpExchange, HttpTransport
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _body = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
+MOST_SHOWN: Final = 40
+"""Of what an upstream makes up: letters, and things."""
 ERROR_BODY_BYTES: Final = 256 * 1024
 TAIL_SECONDS: Final = 0.1
 """How long a finished exchange may take to end its body, so that the connection can serve again."""
@@ -114,7 +117,7 @@ class Attempt:
         try:
             await self._with_some_credential(retained, confirmed)
         except GatewayError as error:
-            self._fail(error.failure)
+            self._fail(error.failure if self.job.credential is None else callers_own(error.failure))
         except Exception:  # noqa: BLE001 - the boundary of an attempt: one defect ends one job
             _log.exception("attempt failed", extra={"request_id": self.job.request_id})
             self._fail(Failure("internal", "The worker failed to process this request."))
@@ -163,11 +166,17 @@ class Attempt:
         )
         means = self._means
         exchange = await ask(means.provider.plan(call), means.transport, timeout_seconds=means.limits.first_token)
-        if isinstance(exchange, ScriptedStream):
-            await self._play(retained, exchange)
-            return
         try:
-            stream = await means.transport.stream(exchange.request)
+            if isinstance(exchange, ScriptedStream):
+                await self._play(retained, exchange)
+            else:
+                await self._talk(retained, exchange)
+        finally:
+            self._note_oddities(exchange.decoder)
+
+    async def _talk(self, retained: Retained, exchange: HttpStream) -> None:
+        try:
+            stream = await self._means.transport.stream(exchange.request)
             try:
                 await self._converse(retained, exchange, stream)
             finally:
@@ -179,7 +188,7 @@ class Attempt:
         if stream.status != 200:
             reply = await stream.read(ERROR_BODY_BYTES)
             raise GatewayError(self._means.provider.refusal(reply))
-        self._accept(retained)
+        self._accept(retained, exchange.dropped)
         answer = Answer(self.job, exchange, self._prompt_bytes)
         while not answer.over:
             piece = await stream.receive()
@@ -204,9 +213,20 @@ class Attempt:
         if not answer.over:
             self._publish(retained, answer, answer.end())
 
-    def _accept(self, retained: Retained) -> None:
+    def _accept(self, retained: Retained, dropped: Sequence[str] = ()) -> None:
         self._accepted = True
-        self._means.outbox.accept(retained)
+        self._means.outbox.accept(retained, _encode(Accepted(list(dropped))) if dropped else b"")
+
+    def _note_oddities(self, decoder: Decoder) -> None:
+        """What the decoder could not make sense of, once for all: more of it than before means that an upstream has changed."""
+        malformed: int = getattr(decoder, "malformed", 0)
+        odd: Sequence[str] = getattr(decoder, "odd_finish_reasons", ())
+        if malformed or odd:
+            _log.warning(
+                "%s sent %d events that made no sense, and unknown finish reasons: %s",
+                self._means.provider.name, malformed, [reason[:MOST_SHOWN] for reason in odd[:MOST_SHOWN]],
+                extra={"request_id": self.job.request_id},
+            )  # fmt: skip
 
     def _publish(self, retained: Retained, answer: Answer, chunks: list[bytes]) -> None:
         if answer.progressed:

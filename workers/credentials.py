@@ -33,6 +33,8 @@ from workers.provider import Credential, Minter, Provider
 _log = logging.getLogger(__name__)
 
 RENEW_SECONDS: Final = 3.0
+SURELY_HELD: Final = 0.95
+"""Of a lease's life: after that a worker that could not renew it has to let go, so that it is gone when Redis says so."""
 PATIENCE_SECONDS: Final = 15.0
 """How long a call waits for a credential that may be free at any moment."""
 REFUSALS_THAT_NO_SIGN_UP_CURES: Final = 2
@@ -124,7 +126,7 @@ class Credentials:
         """
         if job.credential is not None:
             if tried:
-                raise GatewayError(_callers_own(refused[-1]))
+                raise GatewayError(callers_own(refused[-1]))
             return Lease(Credential("caller", job.credential))
         if not self._pooled:
             if self._provider.caller_credentials:
@@ -134,7 +136,7 @@ class Credentials:
         assert granted.opened is not None
         lease = Lease(Credential(granted.id, granted.opened.secret, granted.opened.extra), granted, job.model, lost)
         if self._calls:
-            lease.ends = trio.current_time() + LEASE_SECONDS
+            lease.ends = granted.asked_at + SURELY_HELD * LEASE_SECONDS
         self._held.add(lease)
         return lease
 
@@ -276,7 +278,7 @@ class Credentials:
             if lease.granted and lease.granted.name.encode() in lost:
                 self._lose(lease)
             elif self._calls:
-                lease.ends = sent_at + LEASE_SECONDS
+                lease.ends = sent_at + SURELY_HELD * LEASE_SECONDS
         if unknown:
             self._pool.register(self._own)
         if self._scarce != (usable * 2 < known):
@@ -294,7 +296,7 @@ def _exhausted(refused: list[Failure], hope_seconds: float | None) -> Failure:
     return Failure("no_credential", "All upstream credentials are busy or resting; try again later.", None, None, wait)
 
 
-def _callers_own(failure: Failure) -> Failure:
+def callers_own(failure: Failure) -> Failure:
     """The upstream refused the key that the caller brought: this time it is the caller's business."""
     kind = {"credential_invalid": "invalid_api_key", "billing": "insufficient_quota"}.get(failure.kind, failure.kind)
     return Failure(

@@ -1,5 +1,7 @@
 """`POST /v1/chat/completions`."""
 
+from urllib.parse import quote
+
 import msgspec
 import trio
 from quart import Blueprint, Response
@@ -24,12 +26,12 @@ def blueprint(services: Services) -> Blueprint:
     @routes.post("/v1/chat/completions")
     async def chat_completions() -> Response:
         caller = identify(services.admission)
-        if not caller.known and not services.catalog.takes_callers_keys:
+        if not (caller.presented and services.catalog.takes_callers_keys):
             services.admission.require(caller)
         body = await json_body()
         asked = parse(_request, body)
         route = services.catalog.resolve(asked.model)
-        if not route.caller_credentials:
+        if not (caller.presented and route.caller_credentials):
             services.admission.require(caller)
         job = services.jobs.new(_submission(services, asked, route, caller, body))
         return await answer(services, job)
@@ -49,7 +51,7 @@ def _submission(services: Services, asked: ChatRequest, route: Route, caller: Ca
         body=body,
         request_id=visit().request_id,
         budget_seconds=services.settings.total_seconds or route.total_seconds,
-        credential=caller.presented if route.caller_credentials and not caller.known else None,
+        credential=caller.presented or None if route.caller_credentials else None,
     )
 
 
@@ -72,7 +74,11 @@ async def answer(services: Services, job: OpenJob) -> Response:
 
 
 def _headers(job: OpenJob) -> dict[str, str]:
-    return {"x-sluice-provider": job.submission.provider, "x-sluice-attempts": str(max(1, job.ownership.starts))}
+    headers = {"x-sluice-provider": job.submission.provider, "x-sluice-attempts": str(max(1, job.ownership.starts))}
+    if job.dropped:
+        # A caller may have made up these names, and a header holds neither commas in one nor line ends.
+        headers["x-sluice-dropped-parameters"] = ", ".join(quote(name) for name in job.dropped)
+    return headers
 
 
 _STREAM_HEADERS = {

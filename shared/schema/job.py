@@ -37,8 +37,8 @@ class Job(msgspec.Struct, array_like=True, frozen=True):
 
 
 class FrameKind:
-    """`STARTED`: a worker has the job. `ACCEPTED`: the upstream said yes. `CHUNK`: JSON for the caller. `DONE`: the end, all
-    well, payload `Outcome`. `FAILED`: the end, payload `Failure`."""
+    """`STARTED`: a worker has the job. `ACCEPTED`: the upstream said yes, payload `Accepted` or nothing. `CHUNK`: JSON for the
+    caller. `DONE`: the end, all well, payload `Outcome`. `FAILED`: the end, payload `Failure`."""
 
     STARTED: Final = 0
     ACCEPTED: Final = 1
@@ -52,6 +52,12 @@ Frame = tuple[bytes, int, int, int, bytes]
 
 Running = tuple[bytes, int, int]
 """`(job, attempt, next_seq)`: an attempt that the worker still answers for, and the `seq` that its next frame will have."""
+
+
+class Accepted(msgspec.Struct, array_like=True, frozen=True):
+    """What there is to say of a call that the upstream took. `dropped`: parameters that it went without."""
+
+    dropped: list[str] = []
 
 
 class Outcome(msgspec.Struct, array_like=True, frozen=True):

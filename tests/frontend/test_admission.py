@@ -86,6 +86,13 @@ def test_an_open_door_knows_everybody_and_still_tells_them_apart():
     assert somebody.presented == "upstream-key"
 
 
+def test_only_a_foreign_key_can_be_an_upstreams():
+    assert an_admission().identify([f"Bearer {KEY}"]).presented == ""
+    assert an_admission(open_door=True).identify([f"Bearer {KEY}"]).presented == ""
+    for odd in ("ключ", "sk-\x01", "\udcff"):
+        assert an_admission().identify([f"Bearer {odd}"]).presented == "", "no header could carry it"
+
+
 def test_an_empty_key_in_the_settings_opens_nothing():
     admission = Admission([""], b"pepper", open_door=False)
     assert not admission.identify([]).known
@@ -104,7 +111,7 @@ def test_a_fingerprint_names_a_key_only_here():
 
 
 def test_a_caller_never_shows_its_key(caplog):
-    caller = an_admission().identify([f"Bearer {KEY}"])
+    caller = Admission([], b"pepper", open_door=False).identify([f"Bearer {KEY}"])
     with caplog.at_level(logging.INFO):
         logging.getLogger("test").info("%s %r %s", caller, caller, [caller])
     assert caller.presented == KEY
