@@ -33,12 +33,14 @@ class Minting(msgspec.Struct, frozen=True):
 
 class Granted(msgspec.Struct, frozen=True):
     """A credential for one call. `stamp` says with which secret and in which trial; a verdict is worth nothing without it.
-    `opened` is None if this process cannot open the secret: it was sealed with a key that is not in our ring."""
+    `opened` is None if this process cannot open the secret: it was sealed with a key that is not in our ring. `asked_at`: by
+    the asker's own clock; the lease lives at least its time from then."""
 
     id: str
     name: str
     stamp: bytes
     opened: Opened | None
+    asked_at: float = 0.0
 
 
 class Nothing(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
+import trio
 
 from shared.redis import keys
 from shared.redis.credentials import keeping, leasing, operating
@@ -65,6 +66,7 @@ class Pool:
         any number. `patience_seconds`: how long the caller would wait for news. `tried`: those that it does not want again.
         Raises `RedisError`. If the caller is cancelled, a lease that comes too late is given back at once.
         """
+        asked_at = trio.current_time()
         first, second, third = await self.link.script(
             leasing.LEASE,
             self._keys,
@@ -77,7 +79,7 @@ class Pool:
         if type(first) is int:
             return Nothing(bool(first), None if second < 0 else second / 1000, third)
         credential_id = first.decode()
-        return Granted(credential_id, name, second, self._open(credential_id, second, third))
+        return Granted(credential_id, name, second, self._open(credential_id, second, third), asked_at)
 
     def release(self, granted: Granted, verdict: str, *, model: str = "", wait_seconds: float | None = None) -> None:
         """Give a lease back, and say what the call showed. `wait_seconds`: what the upstream asked for, with `rest`."""

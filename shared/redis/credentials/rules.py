@@ -155,6 +155,9 @@ local function rest(id, record, model, wait)
   local member = 'rest ' .. id .. ' ' .. model
   if wait < 0 then  -- the upstream did not say how long: 1, 2, 4 .. 60 s
     if ends(member) == 0 then
+      local models = 0
+      for _ in pairs(record.hits) do models = models + 1 end
+      if models > 64 then record.hits = {} end  -- callers may ask for any name
       record.hits[model] = math.min((record.hits[model] or 0) + 1, 7)
       write(id, record)
     end
