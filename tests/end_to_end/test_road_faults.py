@@ -64,7 +64,7 @@ async def text_of(stream: openai.AsyncStream[openai.types.chat.ChatCompletionChu
 
 @pytest.mark.parametrize("how", ["kill", "freeze"])
 async def test_a_worker_lost_before_the_first_token_costs_only_time(road: Road, how: str) -> None:
-    """A killed worker is missed sooner than one that hangs; the second call is the last. The bounds leave room for a busy machine."""
+    """A killed worker is missed sooner than one that hangs. The bounds leave room for a busy machine."""
     answers: list[str] = []
 
     async def ask() -> None:
