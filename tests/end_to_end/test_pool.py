@@ -54,14 +54,14 @@ async def rush(house: Gateway, callers: int, words: str) -> list[int]:
 async def test_no_key_serves_more_calls_than_it_may_however_many_workers(
     house: Gateway, upstream: OpenAICompatible
 ) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         assert await rush(house, 30, "hello sim:delay=0.05") == [200] * 30
     assert {key: upstream.ledger.peak_by_key[key] for key in KEYS} == dict.fromkeys(KEYS, 2)
     assert min(len(upstream.ledger.by_key(key)) for key in KEYS) >= 5, "all take their share"
 
 
 async def test_a_caller_that_leaves_frees_its_key_at_once(house: Gateway, upstream: OpenAICompatible) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         with trio.move_on_after(0.5):
             await rush(house, 6, "hello sim:fault=hang_before_headers")
         await upstream.ledger.wait_until_idle()
@@ -71,7 +71,7 @@ async def test_a_caller_that_leaves_frees_its_key_at_once(house: Gateway, upstre
 
 
 async def test_a_stop_and_a_start_forget_nothing(house: Gateway, upstream: OpenAICompatible) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         assert (await ask(house, "hello sim:status=429 sim:retry_after=50")).status_code == 429
         seen = upstream.ledger.calls_seen
         assert seen == len(KEYS), "each was tried"
@@ -79,19 +79,20 @@ async def test_a_stop_and_a_start_forget_nothing(house: Gateway, upstream: OpenA
         for worker in workers:
             await trio.to_thread.run_sync(worker.stop)
         house.worker("openai")
-        await trio.to_thread.run_sync(house.wait_ready, "gpt-4o-mini")
-        reply = await ask(house, "hello")
-        assert (reply.status_code, upstream.ledger.calls_seen) == (503, seen)
+        while (reply := await ask(house, "hello")).json()["error"]["code"] == "provider_unavailable":  # noqa: ASYNC110
+            await trio.sleep(0.1)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "no_upstream_credential")
+        assert upstream.ledger.calls_seen == seen
         assert 40 <= int(reply.headers["retry-after"]) <= 50
 
 
 async def test_an_operator_has_the_keys_tested(house: Gateway, upstream: OpenAICompatible) -> None:
     upstream.gate.keys = set(KEYS[:2])
     command = house.start("test", "cli", "credentials", "test", "openai")
-    with trio.fail_after(20):
-        assert await trio.to_thread.run_sync(command.popen.wait) == 1
+    with trio.fail_after(45):
+        assert await trio.to_thread.run_sync(command.popen.wait) == 1, command.text()
     lines = [line.partition(": ")[2] for line in command.text().splitlines()]
-    assert lines.count("the upstream accepts it") == 2 and len(lines) == 3
+    assert lines.count("the upstream accepts it") == 2 and len(lines) == 3, command.text()
     assert any(line.startswith("credential_invalid: ") for line in lines)
     assert not any(key in command.text() for key in KEYS)
     asked = upstream.ledger.calls_seen
