@@ -20,12 +20,10 @@ from tests.simulators.openai_compatible import OpenAICompatible
 
 SIMULATORS: dict[str, Callable[[], Simulator]] = {
     **{name: partial(OpenAICompatible, name) for name in DIALECTS},
-    "dashscope": DashScopeNative,
+    "dashscope_native": DashScopeNative,
     "flowgpt": FlowGPT,
     "langfast": Langfast,
 }
-CLASHING = "dashscope_compatible"
-"""Shares its settings with `dashscope`, so that `all` leaves it out."""
 
 
 async def serve(names: list[str], port: int) -> None:
@@ -42,7 +40,7 @@ def main() -> None:
     parser.add_argument("name", choices=[*SIMULATORS, "all"])
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     options = parser.parse_args()
-    names = [name for name in SIMULATORS if name != CLASHING] if options.name == "all" else [options.name]
+    names = list(SIMULATORS) if options.name == "all" else [options.name]
     if options.port and len(names) > 1:
         parser.error("--port goes with one simulator")
     try:

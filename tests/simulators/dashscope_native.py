@@ -44,7 +44,7 @@ Body = dict[str, Any]
 class DashScopeNative(Simulator):
     """Keys and limits as in `OpenAICompatible`."""
 
-    name = "dashscope"
+    name = "dashscope-native"
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class DashScopeNative(Simulator):
     def settings(self) -> dict[str, str]:
         """The bare host, as people give it."""
         key = min(self.gate.keys) if self.gate.keys else "sk-simulated"
-        return {"DASHSCOPE_BASE_URL": self.origin, "DASHSCOPE_API_KEY": key}
+        return {"DASHSCOPE_NATIVE_BASE_URL": self.origin, "DASHSCOPE_NATIVE_API_KEY": key}
 
     async def respond(self, call: Call, answer: Answer) -> None:
         """Check path, key, limits and parameters, in this order; then answer by the script."""

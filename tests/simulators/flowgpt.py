@@ -99,11 +99,11 @@ class FlowGPT(Simulator):
 
     @property
     def settings(self) -> dict[str, str]:
-        token, device_id = next(iter(self.tokens.items()))
         return {
             "FLOWGPT_BASE_URL": self.base_url,
-            "FLOWGPT_BEARER_TOKEN": token,
-            "FLOWGPT_DEVICE_ID": device_id,
+            "FLOWGPT_BEARER_TOKEN": ",".join(self.tokens),
+            "FLOWGPT_DEVICE_ID": ",".join(self.tokens.values()),
+            "FLOWGPT_SIGNATURE_TEMPLATE": self.template,
         }
 
     async def respond(self, call: Call, answer: Answer) -> None:
