@@ -1,28 +1,37 @@
 """Deadlines for the first token, silence and the whole; callers that stop reading; comments that keep proxies quiet."""
 
+import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import openai
 import pytest
 import trio
 
-from tests.end_to_end.gateway import API_KEY, Gateway, gateway
+from tests.end_to_end.gateway import API_KEY, Gateway, free_port, gateway
 from tests.end_to_end.test_leaving import connect, request
 from tests.redis_server import RedisServer
 from tests.simulators.openai_compatible import OpenAICompatible
 
 
+@pytest.fixture(scope="module")
+def upstream_port() -> int:
+    return free_port()
+
+
 @pytest.fixture
-async def upstream() -> AsyncIterator[OpenAICompatible]:
-    async with OpenAICompatible("openai").running() as simulator:
+async def upstream(upstream_port: int) -> AsyncIterator[OpenAICompatible]:
+    async with OpenAICompatible("openai").running(upstream_port) as simulator:
         yield simulator
 
 
-@pytest.fixture
-async def house(redis_server: RedisServer, upstream: OpenAICompatible) -> AsyncIterator[Gateway]:
-    with gateway(redis_server, OPENAI_API_KEY="sk-one-0123456789", OPENAI_BASE_URL=upstream.base_url) as running:
+@pytest.fixture(scope="module")
+def house(upstream_port: int) -> Iterator[Gateway]:
+    """A gateway in a hurry: every deadline is about a second."""
+    with contextlib.closing(RedisServer()) as redis, gateway(redis) as running:
         running.environment |= {
+            "OPENAI_API_KEY": "sk-one-0123456789",
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream_port}/v1",
             "SLUICE_FIRST_TOKEN_SECONDS": "1",
             "SLUICE_SILENCE_SECONDS": "0.8",
             "SLUICE_TOTAL_SECONDS": "3",
@@ -31,7 +40,7 @@ async def house(redis_server: RedisServer, upstream: OpenAICompatible) -> AsyncI
         }
         running.frontend()
         running.worker("openai")
-        await trio.to_thread.run_sync(running.wait_ready, "gpt-4o-mini")
+        running.wait_ready("gpt-4o-mini")
         yield running
 
 
