@@ -1,13 +1,14 @@
 """Which models exist now, and who serves them: read once a second from what live workers advertise.
 
-A name is resolved in this order: an alias from the settings; a model that a worker lists; `provider/model`, where the provider
-may take names that it does not list. A model that was served a moment ago and has no worker now is unavailable (503), not
-unknown (404).
+A name is resolved in this order: an alias from the settings; a model that a worker offers; one that its upstream lists (read
+every few seconds, where a worker has asked for it); `provider/model`, where the provider may take names that it does not list.
+A model that was served a moment ago and has no worker now is unavailable (503), not unknown (404).
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -17,13 +18,16 @@ from shared.redis import keys
 from shared.redis.failures import LinkDown, RedisError
 from shared.redis.link import Link
 from shared.redis.presence import alive
-from shared.schema.advertisement import Model, WorkerAdvertisement
+from shared.schema.advertisement import MOST_MODELS, Model, WorkerAdvertisement
 from shared.schema.job import PROTOCOL
 
 _log = logging.getLogger(__name__)
 _advertisement = msgspec.json.Decoder(WorkerAdvertisement)
+_models = msgspec.json.Decoder(list[Model])
+T = TypeVar("T")
 
 REMEMBERED_MODELS = 10_000
+LISTS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Catalog:
         self._models: dict[str, tuple[Model, str]] = {}
         self._listed: set[tuple[str, str]] = set()
         self._known_providers: set[str] = set()
+        self._lists: dict[str, list[Model]] = {}
+        self._lists_due = 0.0
         self._remembered: set[str] = set()
         self._complained: set[str] = set()
         self.read_once = False
@@ -74,24 +80,38 @@ class Catalog:
         while True:
             try:
                 texts = await alive(self._link, "worker")
+                await self._read_lists()
             except LinkDown:
                 await self._link.wait_up()
                 continue
             except RedisError as refusal:
                 _log.error("cannot read who is alive: %s", refusal)
             else:
-                self.update([worker for text in texts if (worker := self._read(text)) is not None])
+                self.update([worker for text in texts if (worker := self._read(_advertisement, text)) is not None])
             await trio.sleep(keys.REFRESH_SECONDS)
 
-    def _read(self, text: bytes) -> WorkerAdvertisement | None:
-        """None for an advertisement that we do not understand: it costs us this worker, not all of them."""
+    def _read(self, decoder: "msgspec.json.Decoder[T]", text: bytes) -> T | None:
+        """None for what we do not understand: an advertisement like that costs us this worker, not all of them."""
         try:
-            return _advertisement.decode(text)
+            return decoder.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError) as problem:
             if str(problem) not in self._complained:
                 self._complained.add(str(problem))
-                _log.error("a worker's advertisement cannot be read: %s", problem)
+                _log.error("what a worker says cannot be read: %s", problem)
             return None
+
+    async def _read_lists(self) -> None:
+        """The models that upstreams list, now and then. As long as a provider lives, its last list counts."""
+        now = trio.current_time()
+        if now < self._lists_due and self._providers.keys() <= self._lists.keys():
+            return
+        self._lists_due = now + LISTS_SECONDS
+        texts = await self._link.many([(b"GET", keys.models(provider)) for provider in self._providers])
+        found = {
+            provider: self._read(_models, text) if text is not None else None
+            for provider, text in zip(self._providers, texts, strict=True)
+        }
+        self._lists = {provider: models or self._lists.get(provider, []) for provider, models in found.items()}
 
     def update(self, advertisements: list[WorkerAdvertisement]) -> None:
         """Take these workers for all that live."""
@@ -102,12 +122,18 @@ class Catalog:
                 continue
             self._providers.setdefault(worker.provider, worker)
             self._known_providers.add(worker.provider)
-            for model in worker.models:
-                self._listed.add((worker.provider, model.id))
-                self._models.setdefault(model.id, (model, worker.provider))
-                if len(self._remembered) < REMEMBERED_MODELS:
-                    self._remembered.add(model.id)
+            self._offer(worker.models, worker.provider)
+        # What upstreams list comes after what somebody has named: a name means what it meant before.
+        for provider in self._providers:
+            self._offer(self._lists.get(provider, [])[:MOST_MODELS], provider)
         self.read_once = True
+
+    def _offer(self, models: list[Model], provider: str) -> None:
+        for model in models:
+            self._listed.add((provider, model.id))
+            self._models.setdefault(model.id, (model, provider))
+            if len(self._remembered) < REMEMBERED_MODELS:
+                self._remembered.add(model.id)
 
     def _speaks_with_us(self, worker: WorkerAdvertisement) -> bool:
         understood = worker.sealing_key in self._ring and self._ring[0] in (worker.sealing_key, *worker.opens)

@@ -17,6 +17,8 @@ from shared.settings import EXIT_SETTINGS, SettingsError, WorkerSettings, load_w
 from shared.telemetry import set_up_logs
 from shared.version import VERSION
 from workers.attempt import Limits
+from workers.discovery import Discovery
+from workers.provider import Lister
 from workers.registry import build
 from workers.transports.ears import open_ears
 from workers.transports.http import HttpTransport
@@ -84,6 +86,9 @@ async def _run(settings: WorkerSettings) -> None:
                 nursery.start_soon(ears.run)
             await nursery.start(link.run)
             await nursery.start(subscription.run, worker.deliver)
+            if settings.discover_seconds and isinstance(provider, Lister) and not settings.provider.chosen_models:
+                discovery = Discovery(provider, provider.name, link, transport, settings.discover_seconds)
+                nursery.start_soon(discovery.run)
             _log.info("worker %s of %s is ready", worker_id, provider.name)
             await worker.run(stop, settings.drain_seconds)
             await transport.aclose()

@@ -220,6 +220,15 @@ class Validator(Protocol):
     def validate(self, call: Call) -> Check: ...
 
 
+@runtime_checkable
+class Lister(Protocol):
+    """A provider whose upstream lists its models. The plan raises `GatewayError` when it does not."""
+
+    credentials: Sequence[Credential]
+
+    def discover(self, call: Call) -> Generator[HttpRequest, HttpReply, list[Model]]: ...
+
+
 Factory = Callable[[Upstream], Provider]
 """Makes a provider. A module in `workers/providers/` (or an installed package, through the entry-point group
 `sluice.providers`) offers `PROVIDERS: dict[str, Factory]`, by the provider's name."""

@@ -7,6 +7,8 @@
 | `sluice:worker:{id}` | channel | – | orders for one worker process: cancel, resend, consumed, finished |
 | `sluice:alive` | set | members are removed when their key is gone | `kind:id` of every process that may be alive |
 | `sluice:alive:{kind}:{id}` | string, JSON | 5 s, refreshed every second | the process's advertisement |
+| `sluice:models:{provider}` | string, JSON | twelve intervals | models that the upstream lists |
+| `…:asked` | string | an interval | a worker has asked, or is about to |
 | `sluice:credentials:{provider}` | hash, id → JSON | until removed | the provider's pool: state of each credential |
 | `…:secrets` | hash, id → sealed | same | what opens the upstream |
 | `…:order` | sorted set, id → load, last use | same | the credentials that may be leased, the least busy first |
@@ -50,6 +52,14 @@ def worker_channel(worker_id: str) -> bytes:
 def alive(kind: str, process_id: str) -> bytes:
     """`kind` is `frontend` or `worker`."""
     return b"sluice:alive:%b:%b" % (kind.encode(), process_id.encode())
+
+
+def models(provider: str) -> bytes:
+    return b"sluice:models:{%b}" % provider.encode()
+
+
+def models_asked(provider: str) -> bytes:
+    return models(provider) + b":asked"
 
 
 def pool(provider: str) -> tuple[bytes, ...]:

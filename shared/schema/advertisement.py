@@ -1,8 +1,13 @@
 """Advertisements: what a live process says of itself, once a second, as JSON under a key that expires."""
 
+from typing import Final
+
 import msgspec
 
 from shared.schema.job import PROTOCOL
+
+MOST_MODELS: Final = 5000
+"""Of one provider that are listed."""
 
 
 class Model(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -141,6 +141,7 @@ class Gateway:
             "SLUICE_STATE_DIR": str(self.directory),
             "SLUICE_LOG_LEVEL": "info",
             "SLUICE_DRAIN_SECONDS": "2",
+            "SLUICE_DISCOVER_SECONDS": "0",  # tests count calls
             **self.environment,
         }
 

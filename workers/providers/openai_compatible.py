@@ -5,14 +5,15 @@ known and unknown fields alike, numbers to the last digit; only `model`, `stream
 ours, because every upstream is asked to stream and to count.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from shared.errors import Failure, GatewayError
+from shared.errors import Failure, GatewayError, fail
 from shared.schema.advertisement import Model
 from workers.dialects import refusals
+from workers.dialects.model_lists import listed_models
 from workers.dialects.openai import ChatDecoder
 from workers.dialects.quirks import (
     Fields,
@@ -109,6 +110,22 @@ class OpenAICompatible:
     def refusal(self, reply: HttpReply) -> Failure:
         return refusals.refusal(reply, self._row.rules)
 
+    def discover(self, call: Call) -> Generator[HttpRequest, HttpReply, list[Model]]:
+        models = listed_models((yield from self._list(call)).body)
+        if models is None:
+            raise fail("protocol_error", "The upstream's list of models is none.")
+        return models
+
+    def _list(self, call: Call) -> Generator[HttpRequest, HttpReply, HttpReply]:
+        """The upstream's list of models. Raises its refusal."""
+        headers = [(name, value) for name, value in self._headers if name not in ("content-type", "accept")]
+        reply = yield HttpRequest(
+            method="GET", url=f"{self._base_url}/models", headers=(*_authorization(call), *headers)
+        )
+        if reply.status != 200:
+            raise GatewayError(self.refusal(reply))
+        return reply
+
     def _body(self, call: Call) -> bytes:
         fields = dict(call.body)
         fields["model"] = msgspec.Raw(_encode(self._model(call.model, fields)))
@@ -136,12 +153,7 @@ class WithGuardedList(OpenAICompatible):
     """One that shows its list of models to those with a key only: to ask for it tests the key, and costs nothing."""
 
     def validate(self, call: Call) -> Check:
-        headers = [(name, value) for name, value in self._headers if name not in ("content-type", "accept")]
-        reply = yield HttpRequest(
-            method="GET", url=f"{self._base_url}/models", headers=(*_authorization(call), *headers)
-        )
-        if reply.status != 200:
-            raise GatewayError(self.refusal(reply))
+        yield from self._list(call)
 
 
 def row(upstream: Upstream) -> OpenAICompatible:
