@@ -123,9 +123,11 @@ class Catalog:
             self._providers.setdefault(worker.provider, worker)
             self._known_providers.add(worker.provider)
             self._offer(worker.models, worker.provider)
-        # What upstreams list comes after what somebody has named: a name means what it meant before.
+        # What upstreams list comes after what somebody has named: a name, also as `provider/model`, means what it meant before.
+        named = frozenset(self._listed)
         for provider in self._providers:
-            self._offer(self._lists.get(provider, [])[:MOST_MODELS], provider)
+            listed = self._lists.get(provider, [])[:MOST_MODELS]
+            self._offer([model for model in listed if model.id.partition("/")[::2] not in named], provider)
         self.read_once = True
 
     def _offer(self, models: list[Model], provider: str) -> None:

@@ -283,3 +283,35 @@ def test_workers_stay_in_reach_while_the_secret_key_is_rotated():
     assert catalog.resolve("m").provider == "openai"
     deaf = a_catalog(worker("openai", "m", sealing_key=OLDER))
     assert not deaf.alive("openai")
+
+
+async def test_what_upstreams_list_comes_after_what_somebody_has_named(redis_server, nursery, monkeypatch):
+    monkeypatch.setattr(keys, "REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr("frontend.catalog.LISTS_SECONDS", 0.02)
+    link = Link(Address.parse(redis_server.url), timeout_seconds=0.5)
+    await nursery.start(link.run)
+    catalog = a_catalog(link=link)
+    nursery.start_soon(catalog.run)
+    client = redis_server.client
+
+    def lists(provider, *names):
+        client.set(keys.models(provider), msgspec.json.encode([Model(name) for name in names]))
+
+    for provider in ("hub", "lab"):
+        ours = worker(provider, *(["named"] if provider == "lab" else []), accepts_any_model=True)
+        client.set(keys.alive("worker", provider), msgspec.json.encode(ours))
+        client.sadd(keys.ALIVE, f"worker:{provider}")
+    lists("hub", "named", "lab/named", "lab/other", "found")
+    await until(lambda: len(catalog.models()) == 3)
+    assert where(catalog, "found") == ("hub", "found", "found")
+    assert where(catalog, "named") == ("lab", "named", "named")
+    assert where(catalog, "lab/named") == ("lab", "named", "lab/named")
+    assert where(catalog, "lab/other") == ("hub", "lab/other", "lab/other")
+    client.set(keys.models("hub"), b"garbage")
+    lists("lab", "fresh")
+    await until(lambda: "fresh" in {model.id for model in catalog.models()})
+    assert where(catalog, "found") == ("hub", "found", "found")
+    client.delete(keys.alive("worker", "hub"))
+    await until(lambda: not catalog.alive("hub"))
+    assert refusal(catalog, "found") == ("provider_unavailable", None)
+    nursery.cancel_scope.cancel()
