@@ -1,8 +1,10 @@
 """`python -m workers NAME`: one worker process for one provider."""
 
 import argparse
+import importlib
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -16,13 +18,17 @@ from shared.sealing import Seal
 from shared.settings import EXIT_SETTINGS, SettingsError, WorkerSettings, load_worker
 from shared.telemetry import set_up_logs
 from shared.version import VERSION
-from workers.attempt import Limits
+from workers.attempt import Limits, Transports
 from workers.discovery import Discovery
-from workers.provider import Lister
+from workers.provider import Lister, Provider, SessionUser
 from workers.registry import build
-from workers.transports.ears import open_ears
+from workers.transports.dial import Dialer, Proxy, tls_context
+from workers.transports.ears import Ears, open_ears
 from workers.transports.http import HttpTransport
 from workers.worker import Roads, Worker, new_id
+
+if TYPE_CHECKING:
+    from workers.transports.sessions import Sessions
 
 _log = logging.getLogger("workers")
 
@@ -71,12 +77,13 @@ async def _run(settings: WorkerSettings) -> None:
             proxy=settings.upstream_proxy.reveal() if settings.upstream_proxy else None,
             ears=ears,
         )
+        sessions = _sessions(provider, settings, ears)
         channels = [keys.worker_channel(worker_id), keys.pool_news(provider.name)]
         subscription = Subscription(
             address, channels, name=f"{name}-orders", on_resubscribed=lambda: worker.look_again()
         )
         worker = Worker(
-            worker_id, provider, Roads(link, blocking, subscription), seal, transport, limits,
+            worker_id, provider, Roads(link, blocking, subscription), seal, Transports(transport, sessions), limits,
             concurrency=settings.concurrency, version=VERSION,
         )  # fmt: skip
         stop = trio.Event()
@@ -84,6 +91,8 @@ async def _run(settings: WorkerSettings) -> None:
             nursery.start_soon(stop_on_signal, stop, nursery.cancel_scope)
             if ears is not None:
                 nursery.start_soon(ears.run)
+            if sessions is not None:
+                await nursery.start(sessions.run)
             await nursery.start(link.run)
             await nursery.start(subscription.run, worker.deliver)
             if settings.discover_seconds and isinstance(provider, Lister) and not settings.provider.chosen_models:
@@ -92,7 +101,19 @@ async def _run(settings: WorkerSettings) -> None:
             _log.info("worker %s of %s is ready", worker_id, provider.name)
             await worker.run(stop, settings.drain_seconds)
             await transport.aclose()
+            if sessions is not None:
+                await sessions.aclose()
             nursery.cancel_scope.cancel()
+
+
+def _sessions(provider: Provider, settings: WorkerSettings, ears: Ears | None) -> "Sessions | None":
+    """For a provider that uses sessions. What they take is loaded here, because it would make every worker 10 MB larger."""
+    if not isinstance(provider, SessionUser):
+        return None
+    proxy = Proxy.from_url(settings.upstream_proxy.reveal()) if settings.upstream_proxy else None
+    dialer = Dialer(tls_context(), settings.provider.deadlines.connect_seconds, proxy, ears)
+    sessions: Sessions = importlib.import_module("workers.transports.sessions").Sessions(dialer)
+    return sessions
 
 
 if __name__ == "__main__":

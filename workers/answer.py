@@ -11,7 +11,7 @@ from shared.sansio.lines import LineSplitter
 from shared.sansio.sse import Splitter
 from shared.schema.events import Complete, Delta, Event
 from shared.schema.job import Job
-from workers.provider import HttpStream, ScriptedStream
+from workers.provider import Exchange, HttpStream
 
 
 class Answer:
@@ -21,7 +21,7 @@ class Answer:
     `failure`: how the answer ended instead; the chunks before it are good.
     """
 
-    def __init__(self, job: Job, exchange: HttpStream | ScriptedStream, prompt_bytes: int) -> None:
+    def __init__(self, job: Job, exchange: Exchange, prompt_bytes: int) -> None:
         self.over = False
         self.failure: GatewayError | None = None
         self.progressed = False
@@ -39,9 +39,9 @@ class Answer:
         """What the caller gets because of these bytes."""
         return self._render(lambda: self._splitter.feed(piece))
 
-    def play(self, frame: Any) -> list[bytes]:
-        """The same for a frame that needs no cutting."""
-        return self._render(lambda: [frame])
+    def play(self, *frames: Any) -> list[bytes]:
+        """The same for frames that need no cutting."""
+        return self._render(lambda: frames)
 
     def end(self) -> list[bytes]:
         """The upstream closed without saying that it was done: complete or a failure, never in between."""
@@ -75,7 +75,7 @@ class Answer:
                 return
 
 
-def _splitter(exchange: HttpStream | ScriptedStream) -> Splitter | LineSplitter:
+def _splitter(exchange: Exchange) -> Splitter | LineSplitter:
     framing = exchange.framing if isinstance(exchange, HttpStream) else "sse"
     if framing == "lines":
         return LineSplitter()

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
@@ -25,8 +25,12 @@ from workers.asking import ask
 from workers.credentials import Credentials, callers_own
 from workers.exchange import TransportError
 from workers.outbox import Outbox, Retained
-from workers.provider import Call, Credential, Decoder, HttpStream, Provider, ScriptedStream
+from workers.provider import Call, Credential, Decoder, HttpStream, Provider, ScriptedStream, SocketIOStream
+from workers.runs import start_run
 from workers.transports.http import HttpExchange, HttpTransport
+
+if TYPE_CHECKING:
+    from workers.transports.sessions import Sessions
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
@@ -50,12 +54,20 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Transports:
+    """The ways to the upstream. `sessions`: if the provider uses any."""
+
+    http: HttpTransport
+    sessions: "Sessions | None" = None
+
+
+@dataclass(frozen=True)
 class Means:
     """What all attempts of one worker process share."""
 
     provider: Provider
     credentials: Credentials
-    transport: HttpTransport
+    transports: Transports
     outbox: Outbox
     limits: Limits
 
@@ -165,10 +177,12 @@ class Attempt:
             nonce=secrets.token_hex(16),
         )
         means = self._means
-        exchange = await ask(means.provider.plan(call), means.transport, timeout_seconds=means.limits.first_token)
+        exchange = await ask(means.provider.plan(call), means.transports.http, timeout_seconds=means.limits.first_token)
         try:
             if isinstance(exchange, ScriptedStream):
                 await self._play(retained, exchange)
+            elif isinstance(exchange, SocketIOStream):
+                await self._listen(retained, exchange)
             else:
                 await self._talk(retained, exchange)
         finally:
@@ -176,7 +190,7 @@ class Attempt:
 
     async def _talk(self, retained: Retained, exchange: HttpStream) -> None:
         try:
-            stream = await self._means.transport.stream(exchange.request)
+            stream = await self._means.transports.http.stream(exchange.request)
             try:
                 await self._converse(retained, exchange, stream)
             finally:
@@ -198,6 +212,23 @@ class Attempt:
         with trio.move_on_after(TAIL_SECONDS):
             while await stream.receive():
                 return  # it goes on talking after its end: close instead of listening
+
+    async def _listen(self, retained: Retained, exchange: SocketIOStream) -> None:
+        means = self._means
+        http, sessions = means.transports.http, means.transports.sessions
+        assert sessions is not None
+        seat = await start_run(exchange, means.provider, sessions, http, timeout_seconds=means.limits.first_token)
+        with seat:
+            self._accept(retained, exchange.dropped)
+            answer = Answer(self.job, exchange, self._prompt_bytes)
+            while not answer.over:
+                try:
+                    events = await seat.receive()
+                except TransportError as error:
+                    raise GatewayError(error.failure()) from None
+                self._publish(retained, answer, answer.play(*events) if events else answer.end())
+                if retained.full and not answer.over:
+                    await retained.room()
 
     async def _play(self, retained: Retained, script: ScriptedStream) -> None:
         self._accept(retained)

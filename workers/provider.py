@@ -127,7 +127,9 @@ class ScriptedStream(msgspec.Struct, frozen=True):
     decoder: Decoder
 
 
-Plan = Generator[HttpRequest, HttpReply, HttpStream | ScriptedStream]
+Exchange = HttpStream | SocketIOStream | ScriptedStream
+
+Plan = Generator[HttpRequest, HttpReply, Exchange]
 """Yields questions, returns the exchange. May raise `GatewayError` when an answer, or the call itself, allows no exchange."""
 
 
@@ -227,6 +229,13 @@ class Lister(Protocol):
     credentials: Sequence[Credential]
 
     def discover(self, call: Call) -> Generator[HttpRequest, HttpReply, list[Model]]: ...
+
+
+@runtime_checkable
+class SessionUser(Protocol):
+    """A provider whose plans may return a `SocketIOStream`. A worker of another one does not even load what that takes."""
+
+    uses_sessions: Literal[True]
 
 
 Factory = Callable[[Upstream], Provider]

@@ -24,13 +24,12 @@ from shared.redis.subscription import Subscription
 from shared.schema.advertisement import WorkerAdvertisement
 from shared.schema.job import Job, OrderKind, Orders
 from shared.sealing import Seal, SealBroken
-from workers.attempt import Attempt, Limits, Means
+from workers.attempt import Attempt, Limits, Means, Transports
 from workers.credentials import Credentials
 from workers.intake import Intake
 from workers.keeper import Keeper
 from workers.outbox import Outbox
 from workers.provider import Provider
-from workers.transports.http import HttpTransport
 
 _log = logging.getLogger(__name__)
 _orders = msgspec.msgpack.Decoder(Orders)
@@ -54,7 +53,7 @@ class Worker:
     """A worker of one provider. `id` is a random incarnation: another start is another worker."""
 
     def __init__(
-        self, worker_id: str, provider: Provider, roads: Roads, seal: Seal, transport: HttpTransport, limits: Limits,
+        self, worker_id: str, provider: Provider, roads: Roads, seal: Seal, transports: Transports, limits: Limits,
         *, concurrency: int, version: str,
     ) -> None:  # fmt: skip
         self.id = worker_id
@@ -70,12 +69,12 @@ class Worker:
         self.outbox = Outbox(roads.link, seal, worker_id)
         self.intake = Intake(provider.name, roads.link, roads.blocking, seal, concurrency, self._accept)
         pool = Pool(roads.link, seal, provider.name)
-        self.keeper = Keeper(provider, pool, transport, worker_id)
+        self.keeper = Keeper(provider, pool, transports.http, worker_id)
         self.credentials = Credentials(
             provider, pool, worker_id, calls=limits.calls_per_credential,
             wanted=self.keeper.look_again, starving=self.intake.pause,
         )  # fmt: skip
-        self._means = Means(provider, self.credentials, transport, self.outbox, limits)
+        self._means = Means(provider, self.credentials, transports, self.outbox, limits)
 
     async def run(self, stop: trio.Event, drain_seconds: float) -> None:
         """Work until `stop` is set and what ran then has finished or `drain_seconds` have passed."""

@@ -143,6 +143,13 @@ def _read_base_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _read_socket_url(text: str) -> str:
+    url = _split(text, SOCKET_URL.expects, ("wss", "ws", "https", "http"))
+    if not url.hostname or url.query or url.fragment or url.username is not None:
+        raise Expected(SOCKET_URL.expects)
+    return text.rstrip("/")
+
+
 def _read_redis_url(text: str) -> Secret:
     try:
         Address.parse(text)
@@ -234,9 +241,11 @@ TEXT = Kind("a text", str, empty="")
 HOST = Kind("an IP address or a host name", _read_host)
 PATH = Kind("a path", Path)
 BASE_URL = Kind("an http:// or https:// address without query or password", _read_base_url, empty="")
+SOCKET_URL = Kind("a wss:// or https:// address without query or password", _read_socket_url, empty="")
 REDIS_URL = Kind("an address such as redis://:password@host:6379/0, rediss://… or unix:///path", _read_redis_url)
 PROXY = Kind("a proxy such as http://user:password@host:3128 or socks5://host:1080", _read_proxy)
 ORIGINS = listed("origins such as https://app.example (scheme, host, port; no path), or *", _read_origin)
+API_KEY = Kind("a key of printable ASCII characters without spaces", _read_key)
 API_KEYS = listed("one or more keys, separated by commas", _read_key)
 TOKENS = listed("one or more tokens, separated by commas", _read_token)
 WORDS = listed("words without spaces, separated by commas", _read_model)

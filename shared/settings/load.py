@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from shared.redis.address import Address
 from shared.settings import state
-from shared.settings.kinds import is_loopback
+from shared.settings.kinds import SOCKET_URL, is_loopback
 from shared.settings.model import FrontendSettings, ProviderSettings, SharedSettings, WorkerSettings
 from shared.settings.problems import Problem, SettingsError, shown
 from shared.settings.providers import CUSTOM_DEADLINES, KEYLESS, KNOWN, Deadlines, KnownProvider, canonical
@@ -132,7 +132,7 @@ class _Everything:
         self.problems.extend(self.source.unknown_names())
         self._check_redis()
         for provider in self.configured.values():
-            self._check_base_url(provider)
+            self._check_addresses(provider)
 
     def problem(self, name: str, sentence: str) -> None:
         self.problems.append(Problem(name, sentence))
@@ -147,7 +147,8 @@ class _Everything:
         configured: dict[str, ProviderSettings] = {}
         for name, known in KNOWN.items():
             provider = self.known[name] = self._read_known(known)
-            if provider.keys or (provider.takes_callers_keys and provider.options["caller_keys"]):
+            begun = any(self.source.find(self.known_rows[name][field]) for field in known.required)
+            if provider.keys or (provider.takes_callers_keys and provider.options["caller_keys"]) or begun:
                 self._check_known(known, provider)
                 configured[name] = provider
         for name, named_rows in self.custom_rows.items():
@@ -164,6 +165,7 @@ class _Everything:
     def _read_known(self, known: KnownProvider) -> ProviderSettings:
         values = {field: self.source.value(row) for field, row in self.known_rows[known.name].items()}
         options = {field: values.pop(field) for field in known.options}
+        values.setdefault("keys", ())
         chosen = bool(values["models"])
         values["base_url"] = known.complete(values["base_url"] or known.base_url)
         values["models"] = values["models"] or known.models
@@ -184,6 +186,13 @@ class _Everything:
         named_rows = self.known_rows[known.name]
         if not provider.base_url and self.source.find(named_rows["base_url"]) is None:
             self.problem(named_rows["base_url"].name, "expected the server's address, got nothing")
+        for field in known.required:
+            if field != "base_url" and self.source.find(named_rows[field]) is None:
+                self.problem(named_rows[field].name, f"expected {named_rows[field].kind.expects}, got nothing")
+        least, most = (provider.options.get(f"{end}_credentials", 0) for end in ("min", "max"))
+        if least > most:
+            name = named_rows["min_credentials"].name
+            self.problem(name, f"expected {named_rows['max_credentials'].name}={most} at most, got {least}")
         for field in known.one_per_key:
             count, wanted = len(provider.options[field]), len(provider.keys)
             if count != wanted and not any(problem.name == named_rows[field].name for problem in self.problems):
@@ -211,9 +220,11 @@ class _Everything:
         if name in self.configured:
             return self.configured[name]
         if name in KNOWN and self.known[name].takes_callers_keys:
-            self._check_base_url(self.known[name])
+            self._check_addresses(self.known[name])
             return self.known[name]
-        if name in KNOWN:
+        if name in KNOWN and KNOWN[name].required:
+            self._check_known(KNOWN[name], self.known[name])
+        elif name in KNOWN:
             self.problem(KNOWN[name].key_name, f"expected a key, got nothing (a worker of {name} was asked for)")
         elif name != KEYLESS:
             names = [*KNOWN, KEYLESS, *self.custom_rows]
@@ -241,22 +252,23 @@ class _Everything:
                 "expected one key for all machines, since Redis is not on this one; `openssl rand -hex 32` makes one",
             )
 
-    def _check_base_url(self, provider: ProviderSettings) -> None:
-        if not provider.base_url:
-            return
-        row: Row = (self.known_rows.get(provider.name) or self.custom_rows[provider.name])["base_url"]
-        url = urlsplit(provider.base_url)
+    def _check_addresses(self, provider: ProviderSettings) -> None:
+        named_rows = self.known_rows.get(provider.name) or self.custom_rows[provider.name]
+        self._check_address(named_rows["base_url"], provider.base_url)
+        for field, value in provider.options.items():
+            if named_rows[field].kind is SOCKET_URL:
+                self._check_address(named_rows[field], value)
+
+    def _check_address(self, row: Row, address: str) -> None:
+        url = urlsplit(address)
         local = is_loopback(url.hostname or "")
-        if url.scheme == "http" and not local and not self.values[WorkerSettings]["allow_http_upstreams"]:
+        safe = {"http": "https", "ws": "wss"}.get(url.scheme)
+        if safe and not local and not self.values[WorkerSettings]["allow_http_upstreams"]:
             self.problem(
-                row.name,
-                f"expected https:// (or SLUICE_ALLOW_HTTP_UPSTREAMS=on), got {shown(provider.base_url, False)}",
+                row.name, f"expected {safe}:// (or SLUICE_ALLOW_HTTP_UPSTREAMS=on), got {shown(address, False)}"
             )
         if local and url.port == self.values[FrontendSettings]["port"]:
-            self.problem(
-                row.name,
-                f"expected an upstream, got {shown(provider.base_url, False)}, which is this gateway itself",
-            )
+            self.problem(row.name, f"expected an upstream, got {shown(address, False)}, which is this gateway itself")
 
     def check_callers(self, *, generate: bool) -> None:
         """Nobody is let in by accident: `generate` says whether a missing key will be made."""

@@ -9,7 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from shared.settings.kinds import API_KEYS, BASE_URL, SWITCH_IF_SET, TEXT, TOKENS, WORDS, template
+from shared.settings.kinds import (
+    API_KEY,
+    API_KEYS,
+    BASE_URL,
+    MODEL,
+    SOCKET_URL,
+    SWITCH_IF_SET,
+    TEXT,
+    TOKENS,
+    WORDS,
+    template,
+    whole,
+)
 from shared.settings.row import Kind, Row
 
 
@@ -25,12 +37,13 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True)
 class KnownProvider:
-    """One upstream that works as soon as its key is set.
+    """One upstream that works as soon as its key is set, or (without a `key_name`: it makes its own credentials) all that is
+    `required`, by field.
 
     `prefix` begins the names of its variables, `key_name` is the variable of its key, of kind `key_kind`. `models` are texts as
     in its setting: `name`, or `name=the upstream's own name`. `path` is what follows the host in a complete base URL, for
     upstreams whose address people give as a bare host or with one of the `other_paths`. `calls_per_credential`: how many one
-    credential serves at once, 0 for any number.
+    credential serves at once, 0 for any number. `names`: its names for settings that most upstreams have, by field.
 
     `models_note`: what else there is to say of its models. `options`: settings that only this upstream has, by the name under
     which its provider gets the value. `one_per_key`: those that hold as many values as there are keys. `takes_callers_keys`:
@@ -54,6 +67,8 @@ class KnownProvider:
     one_per_key: tuple[str, ...] = ()
     takes_callers_keys: bool = False
     speaks_openai: bool = True
+    names: Mapping[str, str] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
 
     def complete(self, base_url: str) -> str:
         """`base_url` with the path that the upstream's API has, if only a host (or its other API) was given."""
@@ -209,6 +224,50 @@ KNOWN: dict[str, KnownProvider] = {
                 ),
             },
             one_per_key=("device_ids",),
+            speaks_openai=False,
+        ),
+        KnownProvider(
+            name="langfast",
+            prefix="LANGFAST",
+            key_name="",
+            base_url="",
+            names={"base_url": "LANGFAST_SUPABASE_URL", "calls_per_credential": "LANGFAST_RUNS_PER_CREDENTIAL"},
+            models=(
+                *("gpt-5", "gpt-5-mini", "gpt-5-nano", "gpt-4.5-preview", "gpt-4.1", "gpt-4.1-mini", "gpt-4.1-nano"),
+                *("gpt-4o", "gpt-4o-mini", "o1", "o1-mini", "o3", "o3-mini", "o4-mini"),
+                *("gpt-4-turbo", "gpt-4", "gpt-3.5-turbo"),
+            ),
+            models_note="A model `langfast` stands for the default one.",
+            deadlines=Deadlines(10, 60, 60, 300),
+            calls_per_credential=1,
+            options={
+                "anon_key": Row(
+                    "LANGFAST_SUPABASE_ANON_KEY", API_KEY, "Public key of langfast's Supabase project.", secret=True
+                ),
+                "socket_url": Row(
+                    "LANGFAST_SOCKET_URL", SOCKET_URL, "Host that runs langfast's prompts, where answers are pushed."
+                ),
+                "prompt_id": Row("LANGFAST_PROMPT_ID", TEXT, "Prompt at langfast that runs are attached to."),
+                "default_model": Row(
+                    "LANGFAST_DEFAULT_MODEL", MODEL, "The model behind the name `langfast`.", default="gpt-4o-mini"
+                ),
+                "min_credentials": Row(
+                    "LANGFAST_MIN_CREDENTIALS",
+                    whole(0, 1000),
+                    "Anonymous accounts that are kept ready, over all workers.",
+                    default="3",
+                ),
+                "max_credentials": Row(
+                    "LANGFAST_MAX_CREDENTIALS", whole(1, 1000), "Accounts at most, over all workers.", default="10"
+                ),
+                "signups_per_hour": Row(
+                    "LANGFAST_SIGNUPS_PER_HOUR",
+                    whole(1, 1000),
+                    "Accounts that may be made in an hour, over all workers; the upstream allows an address about thirty.",
+                    default="30",
+                ),
+            },
+            required=("base_url", "anon_key", "socket_url", "prompt_id"),
             speaks_openai=False,
         ),
     )

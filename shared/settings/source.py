@@ -137,7 +137,12 @@ def provider_rows(prefix: str, key_name: str, label: str) -> dict[str, Row]:
 def known_provider_rows(provider: KnownProvider) -> dict[str, Row]:
     """The settings of a provider that ships, its own ones too."""
     usual = provider_rows(provider.prefix, provider.key_name, provider.name)
-    usual["keys"] = replace(usual["keys"], kind=provider.key_kind)
+    if provider.key_name:
+        usual["keys"] = replace(usual["keys"], kind=provider.key_kind)
+    else:
+        del usual["keys"]
+    for field, name in provider.names.items():
+        usual[field] = replace(usual[field], name=name)
     usual["models"] = replace(usual["models"], meaning=f"{usual['models'].meaning} {provider.models_note}".strip())
     return {**usual, **provider.options}
 

@@ -96,10 +96,10 @@ class Langfast(Simulator):
     @property
     def settings(self) -> dict[str, str]:
         return {
-            "SUPABASE_URL": self.base_url,
-            "SUPABASE_ANON_KEY": self.anon_key,
-            "SOCKET_URL": self.socket_url,
-            "PROMPT_ID": self.prompt_id,
+            "LANGFAST_SUPABASE_URL": self.base_url,
+            "LANGFAST_SUPABASE_ANON_KEY": self.anon_key,
+            "LANGFAST_SOCKET_URL": self.socket_url,
+            "LANGFAST_PROMPT_ID": self.prompt_id,
         }
 
     async def background(self, *, task_status: trio.TaskStatus[None]) -> None:

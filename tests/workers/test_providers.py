@@ -7,10 +7,12 @@ import pytest
 from msgspec import Raw
 
 from shared.errors import KINDS
-from shared.schema.events import Complete
+from shared.schema.events import Complete, Failed
+from tests.simulators.supabase import sign
+from tests.workers import conversations
 from tests.workers.recordings import ERRORS, STREAMS, body, decoded, framed, told
 from workers.exchange import HttpReply
-from workers.provider import Call, Credential, HttpStream, Provider, Upstream
+from workers.provider import Call, Credential, HttpStream, Provider, SocketIOStream, Upstream
 from workers.registry import factories
 
 VOICES = {"huggingface": "hf", "dashscope": "dashscope-compat"}
@@ -19,7 +21,13 @@ VOICES = {"huggingface": "hf", "dashscope": "dashscope-compat"}
 ANSWERS = {"flowgpt": "flowgpt_create.json"}
 """The recording that answers the questions of a provider's plan."""
 
-OPTIONS = {"flowgpt": {"device_ids": ["device-c"]}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "flowgpt": {"device_ids": ["device-c"]},
+    "langfast": {
+        **{"socket_url": "wss://socket.example", "anon_key": "anon", "prompt_id": "p", "default_model": "a-model"},
+        **{"min_credentials": 1, "max_credentials": 2, "signups_per_hour": 30},
+    },
+}
 """What a provider cannot do without."""
 
 CLASSES = {"blocked": "upstream_error"}
@@ -30,35 +38,50 @@ PROVIDERS = sorted(set(factories()) - {"echo"})
 
 def provider(name: str, file: str = "") -> Provider:
     """The provider as it must be set up for a recording."""
-    options: dict[str, Any] = dict(OPTIONS.get(name, {}))
-    if file and STREAMS[file]["expect"].get("cumulative"):
+    options = dict(OPTIONS.get(name, {}))
+    if file and expect(file).get("cumulative"):
         options["cumulative_models"] = ["a-model"]
     credentials = [Credential("c", "sk-c")]
     return factories()[name](Upstream(name, "https://upstream.example/v1", credentials, ["a-model"], options=options))
 
 
-def exchange(made: Provider, number: int = 0) -> HttpStream:
+def secret(made: Provider, number: int) -> str:
+    return sign({"sub": f"user-{number}"}) if made.name == "langfast" else f"sk-secret-{number}"
+
+
+def exchange(made: Provider, number: int = 0) -> HttpStream | SocketIOStream:
     """The exchange of a plan whose questions are answered from the recordings."""
     messages = Raw(b'[{"role":"user","content":"Hi"}]')
-    credential = Credential(f"c{number}", f"sk-secret-{number}", {"device_id": f"device-{number}"})
+    credential = Credential(f"c{number}", secret(made, number), {"device_id": f"device-{number}"})
     plan = made.plan(Call("chat", "a-model", True, {"messages": messages}, credential, 1760000000.0, f"{number:032x}"))
     try:
         next(plan)
         while True:
             plan.send(HttpReply(status=200, headers={}, body=body(ANSWERS[made.name])))
     except StopIteration as done:
-        if not isinstance(done.value, HttpStream):
-            pytest.skip("not an HTTP exchange")
+        assert isinstance(done.value, HttpStream | SocketIOStream)
         return done.value
 
 
 def recordings(name: str) -> list[str]:
+    """Files, and scenes of files as `file#number`."""
     wires = ("sse", "sse-dashscope", "ndjson", "json", "json-dashscope")
-    return [
-        file
-        for file, entry in STREAMS.items()
-        if entry["provider"] == VOICES.get(name, name) and entry["wire"] in wires and "text" in entry["expect"]
-    ]
+    mine = {file: entry for file, entry in STREAMS.items() if entry["provider"] == VOICES.get(name, name)}
+    files = [file for file, entry in mine.items() if entry["wire"] in wires and "text" in entry["expect"]]
+    sockets = [file for file, entry in mine.items() if entry["wire"].startswith("socketio")]
+    return files + [scene for file in sockets for scene in conversations.scenes(file)]
+
+
+def expect(file: str) -> Any:
+    """What a correct decoder gets out of a recording."""
+    return conversations.scenes(file.partition("#")[0])[file] if "#" in file else STREAMS[file]["expect"]
+
+
+def frames(exchanged: HttpStream | SocketIOStream, file: str, pieces: list[bytes] | None = None) -> list[Any]:
+    """What the decoder is fed. `pieces`: how the body of an HTTP stream arrives."""
+    if isinstance(exchanged, SocketIOStream):
+        return conversations.heard(exchanged, file).events
+    return framed(exchanged.framing, pieces or [body(file)])
 
 
 RECORDED = [(name, file) for name in PROVIDERS for file in recordings(name)]
@@ -70,9 +93,11 @@ def cuts(stream: bytes) -> list[list[bytes]]:
     return sizes + [[stream[:position], stream[position:]] for position in range(0, len(stream), 13)]
 
 
-def play(made: Provider, file: str, pieces: list[bytes]) -> list[Any]:
+def play(made: Provider, file: str, pieces: list[bytes] | None = None) -> list[Any]:
     exchanged = exchange(made)
-    return decoded(exchanged.decoder, framed(exchanged.framing, pieces))
+    if isinstance(exchanged, SocketIOStream) and (refused := conversations.heard(exchanged, file).refused):
+        return [Failed(made.refusal(refused))]
+    return decoded(exchanged.decoder, frames(exchanged, file, pieces))
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
@@ -82,8 +107,8 @@ def test_has_recordings(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "file"), RECORDED)
 def test_recording(name: str, file: str) -> None:
-    expected = STREAMS[file]["expect"]
-    result = told(play(provider(name, file), file, [body(file)]))
+    expected = expect(file)
+    result = told(play(provider(name, file), file))
     assert result.text() == expected["text"]
     assert result.text("reasoning_content") == expected["reasoning"]
     assert result.text("reasoning") == ""
@@ -119,7 +144,7 @@ def assert_answer(answer: Any, expected: Any) -> None:
     assert answer["choices"][0]["finish_reason"] == expected["finish_reason"]
 
 
-@pytest.mark.parametrize(("name", "file"), RECORDED)
+@pytest.mark.parametrize(("name", "file"), [(name, file) for name, file in RECORDED if "#" not in file])
 def test_cuts_do_not_matter(name: str, file: str) -> None:
     made, stream = provider(name, file), body(file)
     whole = told(play(made, file, [stream]))
@@ -130,38 +155,40 @@ def test_cuts_do_not_matter(name: str, file: str) -> None:
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_streams_of_one_provider_share_nothing(name: str) -> None:
     made = provider(name)
-    files = [file for file in recordings(name) if not STREAMS[file]["expect"].get("cumulative")]
+    files = [file for file in recordings(name) if not expect(file).get("cumulative")]
     for one, other in zip(files, [*files[1:], files[0]], strict=True):
         exchanges = [exchange(made, number) for number in (1, 2)]
-        frames = [framed(each.framing, [body(file)]) for each, file in zip(exchanges, (one, other), strict=True)]
+        fed = [frames(each, file) for each, file in zip(exchanges, (one, other), strict=True)]
         events: list[list[Any]] = [[], []]
-        for pair in zip_longest(*frames):
+        for pair in zip_longest(*fed):
             for each, frame, heard in zip(exchanges, pair, events, strict=True):
                 if frame is not None:
                     heard.extend(each.decoder.feed(frame))
         for each, heard, file in zip(exchanges, events, (one, other), strict=True):
-            alone = play(made, file, [body(file)])
+            alone = decoded(exchange(made).decoder, frames(exchange(made), file))
             assert told([*heard, *each.decoder.end()] if heard[-1:] != alone[-1:] else heard) == told(alone)
 
 
 @pytest.mark.parametrize(("name", "file"), RECORDED)
 def test_nothing_follows_the_end(name: str, file: str) -> None:
     exchanged = exchange(provider(name, file))
-    frames = framed(exchanged.framing, [body(file)])
-    events = [event for frame in frames for event in exchanged.decoder.feed(frame)]
+    fed = frames(exchanged, file)
+    events = [event for frame in fed for event in exchanged.decoder.feed(frame)]
     if not events or not isinstance(events[-1], Complete):
         return
-    assert [event for frame in frames for event in exchanged.decoder.feed(frame)] == []
+    assert [event for frame in fed for event in exchanged.decoder.feed(frame)] == []
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_a_plan_depends_on_its_call_alone(name: str) -> None:
     made = provider(name)
-    first, again, other = exchange(made, 1), exchange(made, 1), exchange(made, 2)
-    assert first.request == again.request
-    assert first.decoder is not again.decoder
-    assert b"sk-secret-1" not in other.request.body and "sk-secret-1" not in str(other.request.headers)
-    assert "sk-secret-1" not in repr(first.request)
+    exchanges = [exchange(made, number) for number in (1, 1, 2)]
+    first, again, other = [each.start if isinstance(each, SocketIOStream) else each.request for each in exchanges]
+    assert first == again
+    assert exchanges[0].decoder is not exchanges[1].decoder
+    key = secret(made, 1)
+    assert key in str(first.headers)
+    assert key not in repr(first) and key.encode() not in other.body and key not in str(other.headers)
 
 
 REFUSED = [

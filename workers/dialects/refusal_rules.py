@@ -149,3 +149,16 @@ FLOWGPT: Final[Rules] = (
     Rule("upstream_config", statuses=(403,)),
     Rule("upstream_error", statuses=(404,)),
 )
+
+# Supabase's auth service and functions, and OpenAI's own texts behind them. The words of a socket's refusal come as a 401.
+LANGFAST: Final[Rules] = (
+    Rule("upstream_config", says="invalid api key|no api key found|invalid namespace", statuses=(401,)),
+    Rule("upstream_config", "anonymous_provider_disabled captcha_failed signup_disabled"),
+    Rule("rate_limit", "over_request_rate_limit"),
+    Rule("credential_invalid", "bad_jwt session_not_found session_expired user_not_found user_banned"),
+    Rule("upstream_config", statuses=(404,)),
+    Rule("unsupported_parameter", says="^unsupported (parameter|value)"),
+    Rule("context_length", says="maximum context length"),
+    Rule("rate_limit", says="rate limit"),
+    Rule("content_filter", says="content management policy|content policy"),
+)

@@ -93,6 +93,18 @@ class Dialer:
         return secured
 
 
+def tls_context(authorities: ssl.SSLContext | str | None = None) -> ssl.SSLContext:
+    """`authorities`: None for the system's certificate authorities, else a PEM file, or a context that is ready."""
+    if isinstance(authorities, ssl.SSLContext):
+        context = authorities
+    elif isinstance(authorities, str):
+        context = ssl.create_default_context(cafile=authorities)
+    else:
+        context = httpx2.create_ssl_context(trust_env=False)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 async def _open_socket(host: str, port: int) -> socket.socket:
     """A connected non-blocking socket; tries several addresses of the host at once (RFC 8305)."""
     stream = await trio.open_tcp_stream(host, port)

@@ -18,6 +18,7 @@ import httpx2
 import trio
 
 from workers.exchange import HttpReply, HttpRequest, TooLarge, TransportTimeout
+from workers.transports.dial import tls_context
 from workers.transports.ears import Ears
 from workers.transports.inflate import Inflater
 from workers.transports.lean import LeanTransport, ResponseStream
@@ -101,14 +102,8 @@ class HttpTransport:
         proxy: str | None = None,
         ears: Ears | None = None,
     ) -> None:
-        if authorities is None:
-            context = httpx2.create_ssl_context(trust_env=False)
-        elif isinstance(authorities, str):
-            context = ssl.create_default_context(cafile=authorities)
-        else:
-            context = authorities
         self._lean = LeanTransport(
-            context=context,
+            context=tls_context(authorities),
             connect_seconds=connect_seconds,
             idle_connections=idle_connections,
             idle_seconds=idle_seconds,

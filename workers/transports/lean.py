@@ -166,7 +166,6 @@ class LeanTransport(httpx2.AsyncBaseTransport):
         proxy: str | None = None,
         ears: Ears | None = None,
     ) -> None:
-        context.set_alpn_protocols(["http/1.1"])
         self._proxy = None if proxy is None else Proxy.from_url(proxy)
         self._pool = ConnectionPool(
             Dialer(context, connect_seconds, self._proxy, ears),

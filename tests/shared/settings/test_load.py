@@ -295,8 +295,8 @@ def test_a_worker_without_a_key_and_an_unknown_one():
         "KIMI_API_KEY: expected a key, got nothing (a worker of kimi was asked for)"
     ]
     assert refusals(load_worker, "deepsek", {}) == [
-        "provider: expected one of openai, deepseek, cerebras, kimi, dashscope, huggingface, dashscope-native, flowgpt, echo,"
-        " got 'deepsek'; did you mean deepseek?"
+        "provider: expected one of openai, deepseek, cerebras, kimi, dashscope, huggingface, dashscope-native, flowgpt,"
+        " langfast, echo, got 'deepsek'; did you mean deepseek?"
     ]
 
 
