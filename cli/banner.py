@@ -29,7 +29,7 @@ async def announce(settings: FrontendSettings, port: int, own_redis: bool, outpu
     gateway = of_settings(settings, port)
     async with httpx2.AsyncClient(trust_env=False, timeout=2.0) as client:
         await _ready(client, gateway, output)
-        models = await _models(client, gateway)
+        models = [] if _callers_bring_theirs(settings) else await _models(client, gateway)
     show(settings, gateway, models, own_redis, Console(file=sys.stdout))
 
 
@@ -85,7 +85,7 @@ def show(
     more = f" and {len(models) - _SHOWN_MODELS} more" if len(models) > _SHOWN_MODELS else ""
     rows = {
         "Base URL": gateway.base_url,
-        "API key": f"{gateway.key.reveal() if reveal and gateway.key else _instead(gateway)}  ({settings.api_key_origin})",
+        "API key": f"{gateway.key.reveal() if reveal and gateway.key else _instead(settings)}  ({settings.api_key_origin})",
         "Models": ", ".join(models[:_SHOWN_MODELS]) + more or "none listed; ask for one as PROVIDER/MODEL",
         "Redis": "its own, empty at every start; REDIS_URL names another" if own_redis else "as REDIS_URL says",
     }
@@ -97,7 +97,8 @@ def show(
     line()
     line(Text.assemble("  ", ("Try it:", "bold")))
     line()
-    line(Text(curl(gateway, settings.default_model or (models[0] if models else "PROVIDER/MODEL"), reveal=reveal)))
+    model = settings.default_model or (models[0] if models else "PROVIDER/MODEL")
+    line(Text(curl(gateway, model, reveal=reveal, keyless=settings.auth == "off")))
     line()
     line(Text(f"  `{_us()} chat` talks to it, `{_us()} doctor` checks it, Ctrl-C stops it.", style="dim"))
     line()
@@ -110,16 +111,24 @@ def _us() -> str:
     return os.path.relpath(sys.argv[0])
 
 
-def _instead(gateway: Gateway) -> str:
-    return "none needed" if gateway.key is None else "***"
+def _callers_bring_theirs(settings: FrontendSettings) -> bool:
+    return settings.auth == "on" and not settings.api_keys
 
 
-def curl(gateway: Gateway, model: str, *, reveal: bool) -> str:
-    """One line for a shell that streams an answer; without `reveal` the key comes from the shell's own SLUICE_API_KEY."""
+def _instead(settings: FrontendSettings) -> str:
+    if _callers_bring_theirs(settings):
+        return "your own upstream key"
+    return "***" if settings.api_keys else "none needed"
+
+
+def curl(gateway: Gateway, model: str, *, reveal: bool, keyless: bool) -> str:
+    """One line for a shell that streams an answer; without `reveal` the key comes from a variable of the shell."""
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Say hello!"}]}
     words = ["curl", "-N", f"{gateway.base_url}/chat/completions"]
-    if gateway.key is not None:
+    if not keyless:
         header = "Authorization: Bearer "
-        words += ["-H", shlex.quote(header + gateway.key.reveal()) if reveal else f'"{header}$SLUICE_API_KEY"']
+        key = gateway.key.reveal() if gateway.key is not None and reveal else None
+        variable = "SLUICE_API_KEY" if gateway.key is not None else "YOUR_KEY"
+        words += ["-H", shlex.quote(header + key) if key else f'"{header}${variable}"']
     quoted = [*words, "-H", "'Content-Type: application/json'", "-d", shlex.quote(json.dumps(body))]
     return " ".join(quoted)

@@ -35,7 +35,9 @@ from shared.settings import (
     load_up,
     load_worker,
     process_environment,
+    split_model,
 )
+from shared.settings.providers import KNOWN
 
 REDIS_SECONDS = 2.0
 UPSTREAM_SECONDS = 10.0
@@ -199,6 +201,9 @@ def _gateway(settings: UpSettings) -> Iterator[Finding]:
                 reasons = "; ".join(msgspec.json.decode(answer.content).get("problems", []))
                 yield Finding("bad", "gateway", f"{gateway.url} is not ready: {reasons}", "see the findings above")
                 return
+            if gateway.key is None and settings.frontend.auth == "on":
+                yield Finding("good", "gateway", f"{gateway.base_url} is ready; callers bring their own upstream key")
+                return
             models = model_ids(gateway, http)
     except httpx2.HTTPError as error:
         yield Finding("bad", "gateway", str(gateway.explain(error)))
@@ -214,10 +219,32 @@ def _gateway(settings: UpSettings) -> Iterator[Finding]:
 def _upstream(provider: ProviderSettings, worker: WorkerSettings) -> Iterator[Finding]:
     keys_to_try: Sequence[Secret | None] = provider.keys or (None,)
     proxy = worker.upstream_proxy.reveal() if worker.upstream_proxy else None
+    known = KNOWN.get(provider.name)
     with httpx2.Client(trust_env=False, timeout=UPSTREAM_SECONDS, proxy=proxy) as http:
+        if known is not None and not known.speaks_openai:
+            yield _reach(http, provider)
+            return
         for number, key in enumerate(keys_to_try, start=1):
             named = f"{provider.name} key {number}" if len(keys_to_try) > 1 else provider.name
             yield _ask_upstream(http, provider, key, named)
+
+
+def _reach(http: httpx2.Client, provider: ProviderSettings) -> Finding:
+    """Whether anything answers: what has no list of models has no way to try a key that costs nothing."""
+    try:
+        http.get(provider.base_url)
+    except httpx2.HTTPError as error:
+        return _unreachable(provider, provider.name, error)
+    return Finding("good", "upstream", f"{provider.name}: {provider.base_url} answers; only a call would try its keys")
+
+
+def _unreachable(provider: ProviderSettings, named: str, error: httpx2.HTTPError) -> Finding:
+    return Finding(
+        "bad",
+        "upstream",
+        f"{named}: {provider.base_url} cannot be reached ({error or type(error).__name__})",
+        "check the address, this machine's network, and SLUICE_UPSTREAM_PROXY",
+    )
 
 
 def _ask_upstream(http: httpx2.Client, provider: ProviderSettings, key: Secret | None, named: str) -> Finding:
@@ -226,12 +253,7 @@ def _ask_upstream(http: httpx2.Client, provider: ProviderSettings, key: Secret |
     try:
         answer = http.get(f"{provider.base_url}/models", headers=headers)
     except httpx2.HTTPError as error:
-        return Finding(
-            "bad",
-            "upstream",
-            f"{named}: {provider.base_url} cannot be reached ({error or type(error).__name__})",
-            "check the address, this machine's network, and SLUICE_UPSTREAM_PROXY",
-        )
+        return _unreachable(provider, named, error)
     if answer.status_code in (401, 403):
         return Finding(
             "bad", "upstream", f"{named}: the key is refused (status {answer.status_code})", "replace the key"
@@ -247,7 +269,8 @@ def _ask_upstream(http: httpx2.Client, provider: ProviderSettings, key: Secret |
         offered = {str(model["id"]) for model in answer.json()["data"]}
     except (ValueError, KeyError, TypeError):
         return Finding("notice", "upstream", f"{named}: answers, but not with a list of models", "check the address")
-    missing = [model for model in provider.models if model not in offered and model.partition(":")[0] not in offered]
+    own_names = [split_model(model)[1] for model in provider.models]
+    missing = [model for model in own_names if model not in offered and model.partition(":")[0] not in offered]
     if missing and offered:
         return Finding(
             "notice",

@@ -335,7 +335,7 @@ class _Everything:
         """The key of the state directory, made now if it is needed, and where it comes from in words."""
         try:
             if self.passes_through and self.state.read(state.API_KEY) is None:
-                return (), "none; callers bring their own upstream key"
+                return (), "this gateway has none itself"
             text, made = self.state.read_or_create(state.API_KEY, state.new_api_key)
         except state.StateError as error:
             raise SettingsError([Problem("SLUICE_STATE_DIR", str(error))]) from error

@@ -208,3 +208,22 @@ def test_the_health_check_of_containers(redis_server, settings):
         settings(SLUICE_PORT=str(gateway.server_address[1]))
         assert alive("frontend") == 0
     assert alive("frontend") == 1
+
+
+def test_where_callers_bring_their_keys_nothing_can_be_tried_but_the_address(redis_server, settings, upstream):
+    with ScriptedGateway() as gateway:
+        settings(
+            REDIS_URL=redis_server.url,
+            SLUICE_PORT=str(gateway.server_address[1]),
+            SLUICE_API_KEY="",
+            DASHSCOPE_NATIVE_CALLER_KEYS="on",
+            DASHSCOPE_NATIVE_BASE_URL=upstream,
+        )
+        assert found("gateway") == [
+            Finding("good", "gateway", f"{gateway.url}/v1 is ready; callers bring their own upstream key")
+        ]
+        assert found("upstream") == [
+            Finding("good", "upstream", f"dashscope-native: {upstream}/api/v1 answers; only a call would try its keys")
+        ]
+        settings(DASHSCOPE_NATIVE_BASE_URL="http://127.0.0.1:1")
+        assert found("upstream")[0].level == "bad"

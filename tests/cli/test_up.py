@@ -112,6 +112,16 @@ def test_processes_started_by_hand_join_and_each_knows_only_its_own_secrets(tmp_
             by_hand.wait()
 
 
+def test_a_public_pass_through_makes_no_key_and_lets_nobody_in_without_one(tmp_path: Path):
+    through = {"DASHSCOPE_NATIVE_CALLER_KEYS": "on", "DASHSCOPE_NATIVE_BASE_URL": "http://127.0.0.1:9"}
+    with gateway(tmp_path, **through) as up:
+        said = banner(up)
+        assert said["API key"] == "your own upstream key  (this gateway has none itself)"
+        assert '"Authorization: Bearer $YOUR_KEY"' in said["curl"]
+        assert httpx2.get(f"{said['Base URL']}/models").status_code == 401
+    assert not (tmp_path / ".sluice" / "api-key").exists()
+
+
 def test_what_crashes_comes_back_redis_too(tmp_path: Path):
     with gateway(tmp_path) as up:
         said = banner(up)

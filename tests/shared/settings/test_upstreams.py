@@ -63,7 +63,7 @@ def test_where_all_callers_bring_their_own_key_the_gateway_needs_none():
     through = {"DASHSCOPE_NATIVE_CALLER_KEYS": "on"}
     for settings in (load_frontend(through), load_up(through).frontend):
         assert settings.api_keys == ()
-        assert settings.api_key_origin == "none; callers bring their own upstream key"
+        assert settings.api_key_origin == "this gateway has none itself"
         assert settings.auth == "on"
     for more in ({"OPENAI_API_KEY": "k"}, {"DASHSCOPE_NATIVE_API_KEY": "k"}):
         assert refusals(load_frontend, through | more)[0].startswith("SLUICE_API_KEY: expected the key")
