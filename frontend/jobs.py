@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
-from shared.errors import Failure, GatewayError, fail
+from shared.errors import Failure, fail
 from shared.redis import keys
 from shared.redis.failures import RefusalKind, Refused
 from shared.redis.link import Link
@@ -203,18 +203,17 @@ class Jobs:
     def all(self) -> list[OpenJob]:
         return list(self._open.values())
 
-    async def open(self, job: OpenJob) -> None:
-        """Queue the job. Raises `GatewayError`: `queue_full`, `queue_unavailable`."""
+    def open(self, job: OpenJob) -> None:
+        """Queue the job. What Redis says to that comes later, as the failure of the job.
+
+        Raises `GatewayError` `queue_unavailable`.
+        """
         self.counts["opened"] += 1
         self._open[job.ownership.id] = job
         if not self.link.up:
             job.leave()
             raise fail("queue_unavailable", "The job queue is not reachable right now; try again in a few seconds.")
         self.submit(job)
-        while job.entry is None and not job.ended and job.ownership.state is State.WAITING:
-            await job.wait()
-        if job.failure is not None:
-            raise GatewayError(job.failure)
 
     def new(self, submission: Submission) -> OpenJob:
         return OpenJob(submission, self, self._max_starts)
@@ -257,7 +256,6 @@ class Jobs:
                 self.link.post(b"XDEL", keys.jobs(job.submission.provider), reply)
                 return
             job.entry = reply
-            job.wake()
         elif not current or job.ownership.state is not State.WAITING:
             pass  # whatever became of this submission, the job has gone on: a worker was faster than the reply
         elif isinstance(reply, int):

@@ -63,7 +63,7 @@ async def answer(services: Services, job: OpenJob) -> Response:
     on_leave(lambda: _note(job, this_visit))
     on_leave(job.leave)
     try:
-        await services.jobs.open(job)
+        services.jobs.open(job)
         if wanted.stream:
             await head(job)
             return Response(StreamBody(EventStream(job)), headers=_headers(job) | _STREAM_HEADERS)
