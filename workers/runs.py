@@ -6,9 +6,10 @@ from shared.errors import GatewayError
 from workers.exchange import SocketRefused, TransportError
 from workers.provider import Provider, SocketIOStream
 from workers.transports.http import HttpTransport
+from workers.transports.seats import Seat
 
 if TYPE_CHECKING:
-    from workers.transports.sessions import Seat, Sessions
+    from workers.transports.sessions import Sessions
 
 REPLY_BYTES: Final = 256 * 1024
 
@@ -20,7 +21,7 @@ async def start_run(
     transport: HttpTransport,
     *,
     timeout_seconds: float,
-) -> "Seat":
+) -> Seat:
     """A seat that hears the run, which the upstream has accepted.
 
     Raises `GatewayError`: what the upstream refused, the socket or the run, in the provider's words; or that it cannot be

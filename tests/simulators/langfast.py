@@ -121,6 +121,8 @@ class Langfast(Simulator):
                 await self._sign_up(answer)
             elif call.path == "/auth/v1/token":
                 await self._refresh(call, answer)
+            elif call.path == "/auth/v1/user":
+                await self._user(call, answer)
             elif call.path == "/functions/v1/initiate-prompt-run":
                 await self._run(call, answer)
             elif call.path == "/rest/v1/rpc/create_prompt":
@@ -157,6 +159,15 @@ class Langfast(Simulator):
             await answer.send(400, [JSON_TYPE], encode(why))
         else:
             await perform(answer, script, _json_material(encode(session)))
+
+    async def _user(self, call: Call, answer: Answer) -> None:
+        sub = self.accounts.subject(call.key)
+        if sub is None:
+            call.notes["refused"] = "token"
+            why = {"code": 403, "error_code": "bad_jwt", "msg": "invalid JWT: token is expired"}
+            await answer.send(403, [JSON_TYPE], encode(why))
+        else:
+            await answer.send(200, [JSON_TYPE], encode({"id": sub, "aud": "authenticated", "is_anonymous": True}))
 
     async def _create_prompt(self, answer: Answer) -> None:
         prompt_id = str(uuid.uuid4())

@@ -20,15 +20,15 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Hashable
-from types import TracebackType
 from typing import Final, NamedTuple
 
 import trio
 
 from shared.sansio.socketio import SocketEvent
-from workers.exchange import Disconnected, Overflow, SocketRefused, TransportError, TransportTimeout
+from workers.exchange import Disconnected, SocketRefused, TransportError, TransportTimeout
 from workers.provider import Belonging, SocketIOSession
 from workers.transports.dial import Dialer
+from workers.transports.seats import EVENT_CHARACTERS, EVENTS, Seat
 from workers.transports.socketio import DISCONNECT_SECONDS, OPENING_SECONDS, Address, SocketIO
 
 _log = logging.getLogger(__name__)
@@ -42,12 +42,9 @@ FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 10.0
 MOST_DOUBLINGS: Final = 10
 STABLE_SECONDS: Final = 5.0
-"""A connection that lasted so long is a success, whatever came of it."""
+"""A connection that lasted so long, or that an event came from, was a success, however it ended."""
 STRANGER_SECONDS: Final = 300.0
 """How long a run that was left may go on talking."""
-EVENTS: Final = 8192
-EVENT_CHARACTERS: Final = 8 * 1024 * 1024
-"""How much waits for one job, and how much for all names that nobody has claimed yet."""
 
 
 class _Heard(NamedTuple):
@@ -55,78 +52,6 @@ class _Heard(NamedTuple):
     event: SocketEvent
     size: int
     last: bool
-
-
-class Seat:
-    """One job's place in a session, from before its run is started until its end. Leaving its `with` block gives it up.
-
-    `began` is to be set when the run may have been started, and to be cleared if it turns out that it was not.
-    """
-
-    def __init__(self, session: "_Session") -> None:
-        self.execution: str | None = None
-        self.began = False
-        self.over = False
-        self._session: _Session | None = session
-        self._queue: list[SocketEvent] = []
-        self._size = 0
-        self._ended = False
-        self._error: TransportError | None = None
-        self._news = trio.Event()
-
-    def claim(self, execution: str) -> None:
-        """The run's name is known: what was heard of it and what will be heard of it comes here."""
-        self.execution = execution
-        if self._session is not None:
-            self._session.claimed(self, execution)
-
-    async def receive(self) -> list[SocketEvent]:
-        """What has come, at least one; nothing after the server has said goodbye.
-
-        Raises Disconnected when the connection was lost, Overflow when this job was too slow.
-        """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._queue:
-            if self._ended:
-                if self._error is not None:
-                    raise self._error
-                return []
-            self._news = trio.Event()
-            await self._news.wait()
-        events, self._queue, self._size = self._queue, [], 0
-        return events
-
-    def put(self, event: SocketEvent, size: int, *, last: bool) -> None:
-        self.over |= last
-        self._size += size
-        if len(self._queue) < EVENTS and self._size <= EVENT_CHARACTERS:
-            self._queue.append(event)
-            self._news.set()
-        else:
-            self._queue.clear()
-            self.end(Overflow("the answer came faster than its caller took it"))
-            self.close()
-
-    def end(self, error: TransportError | None) -> None:
-        """Nothing more will come."""
-        if not self._ended:
-            self._ended, self._error = True, error
-            self._news.set()
-
-    def close(self) -> None:
-        """Give the place up: nothing is heard from now on. Synchronous; any number of times."""
-        if self._session is not None:
-            session, self._session = self._session, None
-            session.left(self)
-        self.end(None)
-
-    def __enter__(self) -> "Seat":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Session:
@@ -142,6 +67,7 @@ class _Session:
         self._connection: SocketIO | None = None
         self._opening: SocketIO | None = None
         self._news = trio.Event()
+        self._useful = False
         self._seats: set[Seat] = set()
         self._by_execution: dict[str, Seat] = {}
         self._unclaimed: deque[_Heard] = deque()
@@ -211,13 +137,16 @@ class _Session:
         failures = 0
         while await self._is_wanted():
             if failures:
-                await trio.sleep(random.uniform(0, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures)))
+                longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (failures - 1))
+                await trio.sleep(random.uniform(0, longest))
                 if not self._wanting:
                     continue
-            began = trio.current_time()
+            began, self._useful = trio.current_time(), False
             await self._live()
-            stable = trio.current_time() - began > STABLE_SECONDS
-            failures = 0 if stable or _is_final(self._error) else min(failures + 1, MOST_DOUBLINGS)
+            if self._useful or trio.current_time() - began > STABLE_SECONDS or _is_final(self._error):
+                failures = 0
+            if self._error is not None and not _is_final(self._error):
+                failures = min(failures + 1, MOST_DOUBLINGS)
 
     async def _is_wanted(self) -> bool:
         while not self._wanting and not self.stopping:
@@ -289,6 +218,7 @@ class _Session:
     # --- events
 
     def _hear(self, event: SocketEvent, size: int) -> None:
+        self._useful = True
         try:
             belonging = self._owner(event)
         except Exception:  # noqa: BLE001 - the boundary of an attempt: a provider's defect must not end everybody's session

@@ -13,9 +13,11 @@ from tests.waiting import until
 from tests.workers.transports.upstream import authority
 from workers.exchange import ConnectFailed, Disconnected, Overflow, SocketRefused, TransportError, TransportTimeout
 from workers.provider import Belonging, SocketIOSession
+from workers.transports import seats
 from workers.transports import sessions as module
 from workers.transports.dial import Dialer
-from workers.transports.sessions import Seat, Sessions
+from workers.transports.seats import Seat
+from workers.transports.sessions import Sessions
 
 
 def owner(event: SocketEvent) -> Belonging | None:
@@ -167,7 +169,7 @@ async def test_a_run_that_was_left_and_has_ended_is_forgotten(upstream: Langfast
 async def test_one_who_does_not_keep_up_loses_only_its_own(
     upstream: Langfast, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "EVENTS", 10)
+    monkeypatch.setattr(seats, "EVENTS", 10)
     user = await account(upstream)
     with await sessions.seat(user.wanted, owner) as slow, await sessions.seat(user.wanted, owner) as quick:
         await user.start(slow, "slow sim:chunks=30")
