@@ -209,6 +209,29 @@ def bench(context: typer.Context) -> None:
     _become("bench", *context.args)
 
 
+@app.command()
+def simulate(
+    name: Annotated[
+        str, typer.Argument(help="Provider whose upstream is simulated, such as kimi; `all` for every one.")
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to answer at. Default: a free one.")] = 0,
+) -> None:
+    """Simulate a provider's upstream on this machine (in a checkout of the project), to try it without an account.
+
+    Prints the settings that make a gateway use it, and commands to try. The simulated upstream says your words again; words
+    such as `sim:fault=drop_mid` in a message tell it to misbehave. Ctrl-C ends it.
+
+    Examples:
+
+        sluice simulate langfast
+
+        sluice simulate kimi --port 9000
+    """
+    from cli.simulate import PACKAGE, simulator
+
+    _become(PACKAGE, simulator(name), "--port", str(port))
+
+
 def _environment() -> dict[str, str]:
     from shared.settings import process_environment
 

@@ -4,10 +4,11 @@ from cli.embedded import NoServer
 from cli.gateway import GatewayTrouble
 from cli.pool import PoolTrouble
 from cli.ports import PortTaken
+from cli.simulate import SimulatorTrouble
 from cli.up import UnknownProvider
 from shared.settings import EXIT_SETTINGS, SettingsError
 
-TROUBLES = (SettingsError, PortTaken, NoServer, UnknownProvider, GatewayTrouble, PoolTrouble)
+TROUBLES = (SettingsError, PortTaken, NoServer, UnknownProvider, GatewayTrouble, PoolTrouble, SimulatorTrouble)
 
 
 def exit_status(trouble: Exception) -> int:
