@@ -7,7 +7,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ def load_worker(
 def check(environ: Mapping[str, str] | None = None, dotenv: Path | None = DOTENV) -> list[Problem]:
     """What would keep a gateway from starting on this machine; makes nothing."""
     found = _Everything(environ, dotenv)
+    found.report_unfinished()
     found.check_callers(generate=True)
     return found.problems
 
@@ -90,6 +91,7 @@ def load_up(environ: Mapping[str, str] | None = None, dotenv: Path | None = DOTE
         SettingsError: with every problem at once.
     """
     found = _Everything(environ, dotenv)
+    found.report_unfinished()
     found.check_callers(generate=True)
     found.refuse()
     return UpSettings(
@@ -106,6 +108,7 @@ def configured_providers(environ: Mapping[str, str] | None = None, dotenv: Path 
         SettingsError: with every problem at once.
     """
     found = _Everything(environ, dotenv)
+    found.report_unfinished()
     found.refuse()
     return list(found.configured) or [KEYLESS]
 
@@ -128,6 +131,7 @@ class _Everything:
             name: custom_provider_rows(prefix, name) for name, prefix in self.source.custom_providers().items()
         }
         self.known: dict[str, ProviderSettings] = {}
+        self.unfinished: dict[str, Sequence[str]] = {}
         self.configured = self._read_providers()
         self.problems.extend(self.source.unknown_names())
         self._check_redis()
@@ -147,8 +151,11 @@ class _Everything:
         configured: dict[str, ProviderSettings] = {}
         for name, known in KNOWN.items():
             provider = self.known[name] = self._read_known(known)
-            begun = any(self.source.find(self.known_rows[name][field]) for field in known.required)
-            if provider.keys or (provider.takes_callers_keys and provider.options["caller_keys"]) or begun:
+            missing = [field for field in known.required if self.source.find(self.known_rows[name][field]) is None]
+            complete = provider.keys or (known.required and not missing)
+            if known.required and missing and len(missing) < len(known.required):
+                self.unfinished[name] = missing
+            if complete or (provider.takes_callers_keys and provider.options["caller_keys"]):
                 self._check_known(known, provider)
                 configured[name] = provider
         for name, named_rows in self.custom_rows.items():
@@ -186,9 +193,6 @@ class _Everything:
         named_rows = self.known_rows[known.name]
         if not provider.base_url and self.source.find(named_rows["base_url"]) is None:
             self.problem(named_rows["base_url"].name, "expected the server's address, got nothing")
-        for field in known.required:
-            if field != "base_url" and self.source.find(named_rows[field]) is None:
-                self.problem(named_rows[field].name, f"expected {named_rows[field].kind.expects}, got nothing")
         least, most = (provider.options.get(f"{end}_credentials", 0) for end in ("min", "max"))
         if least > most:
             name = named_rows["min_credentials"].name
@@ -199,6 +203,16 @@ class _Everything:
                 got = f"{count} of them" if count else "nothing"
                 each = "one value" if wanted == 1 else f"{wanted} values, as many as there are"
                 self.problem(named_rows[field].name, f"expected {each} for {known.key_name}, got {got}")
+
+    def report_unfinished(self) -> None:
+        """Complain about upstreams that some settings are for and some are missing: for who sees all, not for a process that
+        was started without the secrets that are none of its business."""
+        for name, missing in self.unfinished.items():
+            self._report_missing(name, missing)
+
+    def _report_missing(self, name: str, missing: Iterable[str]) -> None:
+        for row in map(self.known_rows[name].__getitem__, missing):
+            self.problem(row.name, f"expected {row.kind.expects}, got nothing")
 
     def _patience(self, usual: Deadlines) -> Deadlines:
         given = self.values[WorkerSettings]
@@ -223,7 +237,7 @@ class _Everything:
             self._check_addresses(self.known[name])
             return self.known[name]
         if name in KNOWN and KNOWN[name].required:
-            self._check_known(KNOWN[name], self.known[name])
+            self._report_missing(name, self.unfinished.get(name, KNOWN[name].required))
         elif name in KNOWN:
             self.problem(KNOWN[name].key_name, f"expected a key, got nothing (a worker of {name} was asked for)")
         elif name != KEYLESS:

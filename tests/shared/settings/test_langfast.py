@@ -2,7 +2,14 @@
 
 import pytest
 
-from shared.settings import SettingsError, configured_providers, load_up, load_worker
+from shared.settings import (
+    SettingsError,
+    child_environment,
+    configured_providers,
+    load_frontend,
+    load_up,
+    load_worker,
+)
 
 NEEDED = {
     "LANGFAST_SUPABASE_URL": "https://project.example/",
@@ -20,7 +27,7 @@ def refusals(load, *arguments) -> list[str]:
 
 def test_what_it_needs_is_told_all_at_once():
     missing = [
-        "LANGFAST_SUPABASE_URL: expected the server's address, got nothing",
+        "LANGFAST_SUPABASE_URL: expected an http:// or https:// address without query or password, got nothing",
         "LANGFAST_SUPABASE_ANON_KEY: expected a key of printable ASCII characters without spaces, got nothing",
         "LANGFAST_SOCKET_URL: expected a wss:// or https:// address without query or password, got nothing",
         "LANGFAST_PROMPT_ID: expected a text, got nothing",
@@ -29,6 +36,14 @@ def test_what_it_needs_is_told_all_at_once():
     assert refusals(load_up, {"LANGFAST_PROMPT_ID": "x"}) == missing[:3]
     assert configured_providers({}, None) == ["echo"]
     assert configured_providers(NEEDED, None) == ["langfast"]
+
+
+def test_other_processes_do_without_its_secrets(tmp_path):
+    everything = NEEDED | {"SLUICE_STATE_DIR": str(tmp_path), "OPENAI_API_KEY": "sk-one", "SLUICE_API_KEY": "sk-two"}
+    assert "LANGFAST_SUPABASE_ANON_KEY" not in child_environment(everything, provider=None)
+    load_frontend(child_environment(everything, provider=None), None)
+    load_worker("openai", child_environment(everything, provider="openai"), None)
+    load_worker("langfast", child_environment(everything, provider="langfast"), None)
 
 
 def test_usual_and_chosen_values(tmp_path):
