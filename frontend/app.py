@@ -7,7 +7,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from frontend.api import chat, health, models, reference
+from frontend.api import chat, completions, embeddings, health, models, reference
 from frontend.edge import App, Cors, Edge
 from frontend.server import prepare
 from frontend.services import Services
@@ -28,9 +28,10 @@ STATUS_KINDS = {
 def create_app(services: Services) -> App:
     """The ASGI application of one frontend process."""
     app = QuartTrio("sluice")
+    app.url_map.merge_slashes = False  # else `//v1/models` is a redirect to wherever the Host header says
     prepare(app, services.server, max_body_bytes=services.settings.body_limit_bytes)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    for module in (chat, models, health, reference):
+    for module in (chat, completions, embeddings, models, health, reference):
         app.register_blueprint(module.blueprint(services))
     app.register_error_handler(GatewayError, _gateway_error)
     app.register_error_handler(HTTPException, _http_error)

@@ -32,13 +32,14 @@ LISTS_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Route:
-    """Where a request goes. `model` is the provider's name, `asked_model` the caller's."""
+    """Where a request goes. `model` is the provider's name, `asked_model` the caller's. `endpoints`: what the provider has."""
 
     provider: str
     model: str
     asked_model: str
     total_seconds: float
     caller_credentials: bool
+    endpoints: Sequence[str] = ()
 
 
 class Catalog:
@@ -209,4 +210,4 @@ class Catalog:
 
     def _route(self, provider: str, model: str, asked: str) -> Route:
         worker = self._providers[provider]
-        return Route(provider, model, asked, worker.total_seconds, worker.caller_credentials)
+        return Route(provider, model, asked, worker.total_seconds, worker.caller_credentials, tuple(worker.endpoints))

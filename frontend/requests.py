@@ -5,7 +5,7 @@ upstream's to say.
 """
 
 import re
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -72,6 +72,42 @@ class ChatRequest(msgspec.Struct):
     reasoning_effort: str | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
+
+
+class CompletionRequest(msgspec.Struct):
+    """`POST /v1/completions`. The prompt may be texts or tokens, one or several."""
+
+    prompt: str | list[Any] | None = None
+    model: Annotated[str, Meta(max_length=LONGEST_MODEL)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    suffix: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    n: Annotated[int, Meta(ge=1, le=MOST_CHOICES)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=20)] | None = None
+    logprobs: int | None = None
+    echo: bool | None = None
+    stop: str | list[str] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    user: str | None = None
+
+
+class EmbeddingRequest(msgspec.Struct):
+    """`POST /v1/embeddings`. The input may be texts or tokens, one or several."""
+
+    input: str | list[Any]
+    model: Annotated[str, Meta(max_length=LONGEST_MODEL)] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    user: str | None = None
+
+
+Request = ChatRequest | CompletionRequest | EmbeddingRequest
 
 
 _PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
-from shared.errors import GatewayError, fail
-from shared.sansio.completion import AnswerAssembler, ChunkRenderer
+from shared.errors import GatewayError
+from shared.sansio.completion import AnswerAssembler, ChunkRenderer, Completion
 from shared.sansio.lines import LineSplitter
+from shared.sansio.relay import BodyGatherer, Relay
 from shared.sansio.sse import Splitter
+from shared.sansio.text_completion import TextAssembler, TextRenderer
 from shared.schema.events import Complete, Delta, Event
 from shared.schema.job import Job
 from workers.provider import Exchange, HttpStream
@@ -27,13 +28,7 @@ class Answer:
         self.progressed = False
         self._decoder = exchange.decoder
         self._splitter = _splitter(exchange)
-        make = partial(ChunkRenderer, include_usage=job.include_usage) if job.stream else AnswerAssembler
-        self.rendering: ChunkRenderer | AnswerAssembler = make(
-            fallback_id=f"chatcmpl-{job.id.hex()}",
-            created=int(time.time()),
-            model=job.asked_model,
-            prompt_bytes=prompt_bytes,
-        )
+        self.rendering = _rendering(job, prompt_bytes)
 
     def feed(self, piece: bytes) -> list[bytes]:
         """What the caller gets because of these bytes."""
@@ -75,10 +70,26 @@ class Answer:
                 return
 
 
-def _splitter(exchange: Exchange) -> Splitter | LineSplitter:
+def _rendering(job: Job, prompt_bytes: int) -> Completion | Relay:
+    """What makes the caller's JSON, in the words of the endpoint that was asked."""
+    if job.endpoint == "embeddings":
+        return Relay(model=job.asked_model)
+    legacy = job.endpoint == "completions"
+    facts: dict[str, Any] = {
+        "fallback_id": f"{'cmpl' if legacy else 'chatcmpl'}-{job.id.hex()}",
+        "created": int(time.time()),
+        "model": job.asked_model,
+        "prompt_bytes": prompt_bytes,
+    }
+    if job.stream:
+        return (TextRenderer if legacy else ChunkRenderer)(include_usage=job.include_usage, **facts)
+    return (TextAssembler if legacy else AnswerAssembler)(**facts)
+
+
+def _splitter(exchange: Exchange) -> Splitter | LineSplitter | BodyGatherer:
     framing = exchange.framing if isinstance(exchange, HttpStream) else "sse"
     if framing == "lines":
         return LineSplitter()
     if framing == "json":
-        raise fail("internal", "This endpoint is not streamed.")
+        return BodyGatherer()
     return Splitter(tolerant=framing == "sse-tolerant")

@@ -166,7 +166,7 @@ class Attempt:
 
     async def _exchange(self, retained: Retained, credential: Credential | None) -> None:
         body = _body.decode(self.job.body)
-        self._prompt_bytes = len(bytes(body.get("messages", b"")))
+        self._prompt_bytes = sum(len(bytes(body.get(name, b""))) for name in ("messages", "prompt", "input"))
         call = Call(
             endpoint=self.job.endpoint,
             model=self.job.model,

@@ -60,14 +60,13 @@ class Decoder(Protocol):
 class HttpStream(msgspec.Struct, frozen=True):
     """An exchange over HTTP: send `request`, cut the 200's body by `framing`, feed the pieces to `decoder`.
 
-    `whole`: the decoder's result is not chat events but the answer itself: the body goes to the caller as it is
-    (embeddings), after `decoder` has looked at it. `dropped`: parameters that the request goes without, to tell the caller.
+    Framing `json` is for endpoints that answer in one piece: the decoder gets the whole body once. `dropped`: parameters that
+    the request goes without, to tell the caller.
     """
 
     request: HttpRequest
     decoder: Decoder
     framing: Literal["sse", "sse-tolerant", "lines", "json"] = "sse"
-    whole: bool = False
     dropped: Sequence[str] = ()
 
 

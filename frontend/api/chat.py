@@ -1,5 +1,6 @@
-"""`POST /v1/chat/completions`."""
+"""`POST /v1/chat/completions`, and what all endpoints that models answer have in common."""
 
+from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -12,12 +13,13 @@ from frontend.api.bodies import identify, json_body, on_leave, visit
 from frontend.catalog import Route
 from frontend.edge import Visit
 from frontend.jobs import OpenJob, Submission
-from frontend.requests import ChatRequest, parse
+from frontend.requests import ChatRequest, EmbeddingRequest, Request, parse
 from frontend.server import StreamBody
 from frontend.services import Services
-from shared.errors import GatewayError
+from shared.errors import GatewayError, fail
 
 _request = msgspec.json.Decoder(ChatRequest)
+R = TypeVar("R", bound=Request)
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -25,28 +27,40 @@ def blueprint(services: Services) -> Blueprint:
 
     @routes.post("/v1/chat/completions")
     async def chat_completions() -> Response:
-        caller = identify(services.admission)
-        if not (caller.presented and services.catalog.takes_callers_keys):
-            services.admission.require(caller)
-        body = await json_body()
-        asked = parse(_request, body)
-        route = services.catalog.resolve(asked.model)
-        if not (caller.presented and route.caller_credentials):
-            services.admission.require(caller)
-        job = services.jobs.new(_submission(services, asked, route, caller, body))
-        return await answer(services, job)
+        return await serve(services, "chat", _request)
 
     return routes
 
 
-def _submission(services: Services, asked: ChatRequest, route: Route, caller: Caller, body: bytes) -> Submission:
-    options = asked.stream_options
+async def serve(services: Services, endpoint: str, decoder: "msgspec.json.Decoder[R]") -> Response:
+    """Answer the current request through a worker: who asks, what, for which model, then the job."""
+    caller = identify(services.admission)
+    if not (caller.presented and services.catalog.takes_callers_keys):
+        services.admission.require(caller)
+    body = await json_body()
+    asked = parse(decoder, body)
+    route = services.catalog.resolve(asked.model)
+    if not (caller.presented and route.caller_credentials):
+        services.admission.require(caller)
+    if endpoint not in route.endpoints:
+        raise fail(
+            "invalid_request", f"The model `{route.asked_model[:128]}` is not served by this endpoint.",
+            param="model", code="unsupported_value",
+        )  # fmt: skip
+    return await answer(services, services.jobs.new(_submission(services, endpoint, asked, route, caller, body)))
+
+
+def _submission(
+    services: Services, endpoint: str, asked: Request, route: Route, caller: Caller, body: bytes
+) -> Submission:
+    may_stream = None if isinstance(asked, EmbeddingRequest) else asked
+    options = may_stream and may_stream.stream_options
     return Submission(
-        endpoint="chat",
+        endpoint=endpoint,
         provider=route.provider,
         model=route.model,
         asked_model=route.asked_model,
-        stream=bool(asked.stream),
+        stream=bool(may_stream and may_stream.stream),
         include_usage=bool(options and options.include_usage),
         body=body,
         request_id=visit().request_id,

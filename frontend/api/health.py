@@ -18,7 +18,14 @@ def blueprint(services: Services) -> Blueprint:
                 "service": "sluice",
                 "version": services.version,
                 "api": "/v1",
-                "endpoints": ["/v1/chat/completions", "/v1/models", "/health", "/openapi.json"],
+                "endpoints": [
+                    "/v1/chat/completions",
+                    "/v1/completions",
+                    "/v1/embeddings",
+                    "/v1/models",
+                    "/health",
+                    "/openapi.json",
+                ],
             }
         )
 

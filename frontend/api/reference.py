@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from quart import Blueprint, Response
 
-from frontend.requests import ChatRequest
+from frontend.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from frontend.services import Services
 from shared.errors import KINDS
 
@@ -23,8 +23,8 @@ def blueprint(services: Services) -> Blueprint:
 
 def openapi(version: str) -> dict[str, Any]:
     """The document. Every error status of the table in `shared.errors` appears with the codes that it can have."""
-    (chat_schema,), components = msgspec.json.schema_components(
-        [ChatRequest], ref_template="#/components/schemas/{name}"
+    (chat, completion, embedding), components = msgspec.json.schema_components(
+        [ChatRequest, CompletionRequest, EmbeddingRequest], ref_template="#/components/schemas/{name}"
     )
     components["Error"] = _ERROR
     return {
@@ -32,19 +32,19 @@ def openapi(version: str) -> dict[str, Any]:
         "info": {"title": "Sluice", "version": version, "description": "OpenAI-compatible gateway."},
         "security": [{"key": []}],
         "paths": {
-            "/v1/chat/completions": {
-                "post": {
-                    "summary": "Answer a chat, whole or as a stream of chunks.",
-                    "requestBody": {"required": True, "content": {"application/json": {"schema": chat_schema}}},
-                    "responses": {
-                        "200": {
-                            "description": "A `chat.completion`, or with `stream` an event stream of `chat.completion.chunk`.",
-                            "content": {"application/json": {}, "text/event-stream": {}},
-                        }
-                    }
-                    | _errors(),
-                }
-            },
+            "/v1/chat/completions": _post(
+                chat,
+                "Answer a chat, whole or as a stream of chunks.",
+                "A `chat.completion`, or with `stream` an event stream of `chat.completion.chunk`.",
+                "text/event-stream",
+            ),
+            "/v1/completions": _post(
+                completion,
+                "Continue a text, whole or as a stream of chunks.",
+                "A `text_completion`, or with `stream` an event stream of these.",
+                "text/event-stream",
+            ),
+            "/v1/embeddings": _post(embedding, "Make vectors of texts.", "A list of `embedding`."),
             "/v1/models": {"get": _get("The models that live workers serve.")},
             "/v1/models/{id}": {
                 "get": _get("One model; the id may contain `/` and `:`.")
@@ -91,6 +91,17 @@ def _errors() -> dict[str, Any]:
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
         }
         for status, codes in sorted(statuses.items())
+    }
+
+
+def _post(schema: dict[str, Any], summary: str, answer: str, *further_types: str) -> dict[str, Any]:
+    answered = {"description": answer, "content": {kind: {} for kind in ("application/json", *further_types)}}
+    return {
+        "post": {
+            "summary": summary,
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+            "responses": {"200": answered} | _errors(),
+        }
     }
 
 

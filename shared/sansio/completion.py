@@ -29,7 +29,7 @@ _decode = msgspec.json.Decoder().decode
 _decode_logprobs = msgspec.json.Decoder(dict[str, list[msgspec.Raw] | None]).decode
 
 
-class _Completion(ABC):
+class Completion(ABC):
     """What both machines remember.
 
     `usage`: the upstream's, or after `end` perhaps our estimate. `finish_reasons`: by choice. `text_bytes`: how much JSON
@@ -124,7 +124,7 @@ class _Completion(ABC):
             raise fail("protocol_error", "The upstream sent tool calls that make no sense.") from None
 
 
-class ChunkRenderer(_Completion):
+class ChunkRenderer(Completion):
     """Renders `chat.completion.chunk` objects. `fallback_id` and `created` serve where the upstream has none; `model` is the
     name that the caller used; `include_usage` is what the caller asked for; `prompt_bytes` is for estimates."""
 
@@ -197,12 +197,12 @@ class ChunkRenderer(_Completion):
         return head
 
 
-class AnswerAssembler(_Completion):
+class AnswerAssembler(Completion):
     """Assembles one `chat.completion` object; `feed` returns nothing, `end` the one body."""
 
     def __init__(self, *, fallback_id: str, created: int, model: str, prompt_bytes: int = 0) -> None:
         super().__init__(fallback_id=fallback_id, created=created, model=model, prompt_bytes=prompt_bytes)
-        self._messages: dict[int, _Message] = {}
+        self._messages: dict[int, Message] = {}
 
     @property
     def started(self) -> bool:
@@ -241,14 +241,14 @@ class AnswerAssembler(_Completion):
         ]
         return [_encode(answer | {"usage": usage_fields(self.usage)} | self._said())]
 
-    def _message(self, choice: int) -> "_Message":
+    def _message(self, choice: int) -> "Message":
         message = self._messages.get(choice)
         if message is None:
-            message = self._messages[choice] = _Message()
+            message = self._messages[choice] = Message()
         return message
 
 
-class _Message:
+class Message:
     """One choice's message in the making."""
 
     __slots__ = ("_calls", "_others", "_texts", "logprobs")

@@ -57,4 +57,10 @@ class Complete(msgspec.Struct, frozen=True, gc=False):
     """The upstream said that its answer is over (`[DONE]`, an end marker). Whatever follows is ignored."""
 
 
-Event = Meta | Delta | Finish | Usage | Failed | Complete
+class Whole(msgspec.Struct, frozen=True, gc=False):
+    """The answer itself, a JSON object, for endpoints that answer in one piece."""
+
+    body: bytes
+
+
+Event = Meta | Delta | Finish | Usage | Failed | Complete | Whole

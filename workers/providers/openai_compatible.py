@@ -13,6 +13,7 @@ import msgspec
 from shared.errors import Failure, GatewayError, fail
 from shared.schema.advertisement import Model
 from workers.dialects import refusals
+from workers.dialects.embeddings import EmbeddingsDecoder
 from workers.dialects.model_lists import listed_models
 from workers.dialects.openai import ChatDecoder
 from workers.dialects.quirks import (
@@ -32,13 +33,18 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
 _TRUE: Final = msgspec.Raw(b"true")
 
 
+PATHS: Final = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+_ALL: Final = tuple(PATHS)
+
+
 class Row(msgspec.Struct, frozen=True):
     """How one vendor differs.
 
     `rules`: what its errors mean. `quirks`: what must be changed in a request. `aliases`: public model names that the vendor
     spells differently. `variants`: what may follow a model's name behind a colon, and the fields that it stands for where the
     caller does not say otherwise. `headers`: header names by the option of the settings that fills them. `asks_usage`: whether
-    `stream_options` is understood. `public_list`: anybody may ask for the list of models, so it says nothing about a key.
+    `stream_options` is understood. `endpoints`: those of `PATHS` that it has. `public_list`: anybody may ask for the list of
+    models, so it says nothing about a key.
     """
 
     rules: Rules = OPENAI
@@ -47,12 +53,13 @@ class Row(msgspec.Struct, frozen=True):
     variants: Mapping[str, Mapping[str, msgspec.Raw]] = {}
     headers: Mapping[str, str] = {}
     asks_usage: bool = True
+    endpoints: Sequence[str] = ("chat",)
     public_list: bool = False
     owner: str = ""
 
 
 ROWS: Final[dict[str, Row]] = {
-    "openai": Row(owner="openai"),
+    "openai": Row(endpoints=_ALL, owner="openai"),
     "deepseek": Row(
         DEEPSEEK,
         [reasoning_only_with_tools],
@@ -60,9 +67,10 @@ ROWS: Final[dict[str, Row]] = {
             "thinking": {"thinking": msgspec.Raw(b'{"type":"enabled"}')},
             "no-thinking": {"thinking": msgspec.Raw(b'{"type":"disabled"}')},
         },
+        endpoints=("chat", "completions"),
         owner="deepseek",
     ),
-    "cerebras": Row(CEREBRAS, [known_message_fields_only], owner="cerebras"),
+    "cerebras": Row(CEREBRAS, [known_message_fields_only], endpoints=("chat", "completions"), owner="cerebras"),
     "kimi": Row(KIMI, [text_parts_as_text, temperature_up_to_one], owner="moonshot"),
     "dashscope": Row(
         DASHSCOPE,
@@ -72,6 +80,7 @@ ROWS: Final[dict[str, Row]] = {
             "qwen-3-14b": "qwen3-14b",
             "qwen-2.5-coder-32b-instruct": "qwen2.5-coder-32b-instruct",
         },
+        endpoints=_ALL,
         owner="alibaba",
     ),
     "huggingface": Row(HUGGING_FACE, headers={"bill_to": "x-hf-bill-to"}, public_list=True, owner="huggingface"),
@@ -81,12 +90,12 @@ ROWS: Final[dict[str, Row]] = {
 class OpenAICompatible:
     """One OpenAI-compatible upstream."""
 
-    endpoints: Sequence[str] = ("chat",)
     accepts_any_model = True
     caller_credentials = False
 
     def __init__(self, upstream: Upstream, row: Row) -> None:
         self.name = upstream.name
+        self.endpoints: Sequence[str] = row.endpoints
         self.timeouts: Timeouts = upstream.timeouts
         self.credentials: Sequence[Credential] = upstream.credentials
         self.models: Sequence[Model] = [Model(name, owned_by=row.owner or upstream.name) for name in upstream.models]
@@ -103,9 +112,17 @@ class OpenAICompatible:
 
     def plan(self, call: Call) -> Plan:
         yield from ()
-        url, headers = f"{self._base_url}/chat/completions", (*_authorization(call), *self._headers)
-        request = HttpRequest(method="POST", url=url, headers=headers, body=self._body(call))
-        return HttpStream(request, ChatDecoder(self._row.rules))
+        streams = call.endpoint != "embeddings" and not (call.endpoint == "completions" and _picks_the_best(call))
+        request = HttpRequest(
+            method="POST",
+            url=self._base_url + PATHS[call.endpoint],
+            headers=(*_authorization(call), *self._headers),
+            body=self._body(call, streams=streams),
+        )
+        if call.endpoint == "embeddings":
+            as_base64 = bytes(call.body.get("encoding_format", b"")) == b'"base64"'
+            return HttpStream(request, EmbeddingsDecoder(as_base64=as_base64, rules=self._row.rules), "json")
+        return HttpStream(request, ChatDecoder(self._row.rules), "sse" if streams else "json")
 
     def refusal(self, reply: HttpReply) -> Failure:
         return refusals.refusal(reply, self._row.rules)
@@ -126,11 +143,12 @@ class OpenAICompatible:
             raise GatewayError(self.refusal(reply))
         return reply
 
-    def _body(self, call: Call) -> bytes:
+    def _body(self, call: Call, *, streams: bool) -> bytes:
         fields = dict(call.body)
         fields["model"] = msgspec.Raw(_encode(self._model(call.model, fields)))
-        fields["stream"] = _TRUE
-        if self._row.asks_usage:
+        if streams:
+            fields["stream"] = _TRUE
+        if streams and self._row.asks_usage:
             fields["stream_options"] = _with_usage(fields.get("stream_options"))
         else:
             fields.pop("stream_options", None)
@@ -158,11 +176,16 @@ class WithGuardedList(OpenAICompatible):
 
 def row(upstream: Upstream) -> OpenAICompatible:
     """A provider for an upstream that is known from the settings alone."""
-    found = ROWS.get(upstream.name, Row())
+    found = ROWS.get(upstream.name, Row(endpoints=_ALL))
     return OpenAICompatible(upstream, found) if found.public_list else WithGuardedList(upstream, found)
 
 
 PROVIDERS: Final[dict[str, Factory]] = dict.fromkeys(ROWS, row)
+
+
+def _picks_the_best(call: Call) -> bool:
+    """Whether the upstream is to choose among several texts, which it cannot do while it streams them."""
+    return not call.streaming and bytes(call.body.get("best_of", b"null")) not in (b"null", b"1")
 
 
 def _authorization(call: Call) -> list[tuple[str, str]]:
