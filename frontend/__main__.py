@@ -6,6 +6,7 @@ import logging
 import secrets
 import sys
 import time
+from functools import partial
 
 import trio
 
@@ -16,6 +17,7 @@ from frontend.jobs import Jobs
 from frontend.server import ServerSettings, serve
 from frontend.services import Services
 from frontend.watch import Patience, Watch
+from shared.errors import Failure
 from shared.process import run, stop_on_signal
 from shared.redis import keys
 from shared.redis.address import Address
@@ -29,6 +31,9 @@ from shared.telemetry import set_up_logs
 from shared.version import VERSION
 
 _log = logging.getLogger("frontend")
+
+LAST_WORDS_SECONDS = 1.0
+"""For the error events of streams that outlive the drain."""
 
 
 def main() -> int:
@@ -101,8 +106,19 @@ async def _run(settings: FrontendSettings) -> None:
         nursery.start_soon(catalog.run)
         nursery.start_soon(watch.run)
         nursery.start_soon(advertise, link, "frontend", frontend_id, advertisement)
-        await serve(app, server, shutdown=stop)
+        nursery.start_soon(_end_streams, stop, settings.drain_seconds, jobs)
+        async with trio.open_nursery() as serving:
+            host, port = await serving.start(partial(serve, app, server, shutdown=stop))
+            _log.info("frontend %s listens on %s:%d", frontend_id, host, port)
         nursery.cancel_scope.cancel()
+
+
+async def _end_streams(stop: trio.Event, drain_seconds: float, jobs: Jobs) -> None:
+    """What is not answered when the drain is over ends with an error that says so, before the server cuts it."""
+    await stop.wait()
+    await trio.sleep(drain_seconds)
+    for job in jobs.all():
+        job.fail(Failure("shutting_down", "The gateway is shutting down; try again."))
 
 
 def _server(settings: FrontendSettings) -> ServerSettings:
@@ -110,7 +126,7 @@ def _server(settings: FrontendSettings) -> ServerSettings:
         host=settings.host,
         port=settings.port,
         write_stall_seconds=settings.stall_seconds,
-        graceful_seconds=settings.drain_seconds,
+        graceful_seconds=settings.drain_seconds + LAST_WORDS_SECONDS,
         max_connections=settings.max_connections,
         reuse_port=settings.share_port,
     )

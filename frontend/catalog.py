@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 REMEMBERED_MODELS = 10_000
 LISTS_SECONDS = 5.0
+DOUBT_SECONDS = 3.0
+"""How long after Redis was away an advertisement that is missing does not mean a worker that is gone."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Catalog:
         self._lists_due = 0.0
         self._remembered: set[str] = set()
         self._complained: set[str] = set()
+        self._doubt_until = 0.0
         self.read_once = False
 
     @property
@@ -84,11 +87,12 @@ class Catalog:
                 await self._read_lists()
             except LinkDown:
                 await self._link.wait_up()
+                self._doubt_until = trio.current_time() + DOUBT_SECONDS
                 continue
             except RedisError as refusal:
                 _log.error("cannot read who is alive: %s", refusal)
             else:
-                self.update([worker for text in texts if (worker := self._read(_advertisement, text)) is not None])
+                self._update([worker for text in texts if (worker := self._read(_advertisement, text)) is not None])
             await trio.sleep(keys.REFRESH_SECONDS)
 
     def _read(self, decoder: "msgspec.json.Decoder[T]", text: bytes) -> T | None:
@@ -113,6 +117,13 @@ class Catalog:
             for provider, text in zip(self._providers, texts, strict=True)
         }
         self._lists = {provider: models or self._lists.get(provider, []) for provider, models in found.items()}
+
+    def _update(self, advertisements: list[WorkerAdvertisement]) -> None:
+        """Advertisements that Redis lost, or let expire while it hung, come again within a second or two: wait for them."""
+        if trio.current_time() < self._doubt_until:
+            found = {worker.id for worker in advertisements}
+            advertisements += [worker for worker in self._workers if worker.id not in found]
+        self.update(advertisements)
 
     def update(self, advertisements: list[WorkerAdvertisement]) -> None:
         """Take these workers for all that live."""

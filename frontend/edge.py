@@ -25,7 +25,7 @@ _access = logging.getLogger("sluice.access")
 VISIT: Final = "sluice.visit"
 EXPOSED: Final = (
     b"x-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, x-sluice-provider,"
-    b" x-sluice-attempts"
+    b" x-sluice-attempts, x-sluice-dropped-parameters"
 )
 PREFLIGHT_SECONDS: Final = b"600"
 

@@ -26,6 +26,10 @@ class SealBroken(Exception):
     """The blob is foreign, damaged, out of place, or sealed with a key that is not in our ring."""
 
 
+class ForeignSeal(SealBroken):
+    """The blob may well be good, but for a process with another secret key."""
+
+
 class Seal:
     """Seals with the first key of the ring, opens with any. `fingerprint` names the first key without
     revealing it, `ring` all of them."""
@@ -68,8 +72,10 @@ class Seal:
 
     def _meet(self, head: bytes) -> AESGCM:
         master = self._masters.get(head[1:5])
-        if head[:1] != _VERSION or master is None:
-            raise SealBroken("sealed with another secret key, or not sealed at all")
+        if head[:1] != _VERSION:
+            raise SealBroken("not sealed at all")
+        if master is None:
+            raise ForeignSeal("sealed with a secret key that this process does not have")
         if len(self._peers) >= _CACHED_PEERS:
             self._peers.pop(next(iter(self._peers)))
         peer = self._peers[head] = AESGCM(_derive(master, head[5:], b"sluice seal"))

@@ -7,6 +7,7 @@
 """
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -18,7 +19,7 @@ from shared.redis.blocking import BlockingLink
 from shared.redis.failures import LinkDown, RedisError, Refused
 from shared.redis.link import Link
 from shared.schema.job import PROTOCOL, Job
-from shared.sealing import Seal, SealBroken
+from shared.sealing import ForeignSeal, Seal, SealBroken
 
 _log = logging.getLogger(__name__)
 _job = msgspec.msgpack.Decoder(Job)
@@ -27,6 +28,8 @@ BLOCK_SECONDS: Final = 1.0
 TAKE_OVER_IDLE_SECONDS: Final = 1.0
 TAKE_OVER_EVERY_SECONDS: Final = 1.0
 BATCH: Final = 64
+HANDS_OFF_SECONDS: Final = 10.0
+"""How long a worker with another secret key leaves the queue alone."""
 
 
 class Intake:
@@ -50,6 +53,7 @@ class Intake:
         self._running = 0
         self._concurrency = concurrency
         self._paused = False
+        self._hands_off_until = -math.inf
         self.draining = False
         self.refused_entries = 0
 
@@ -80,11 +84,12 @@ class Intake:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_over)
             while not self.draining:
-                if self.room <= 0:
-                    self._room = trio.Event()
-                    await self._room.wait()
+                if self.room > 0 and trio.current_time() >= self._hands_off_until:
+                    await self._claim()
                     continue
-                await self._claim()
+                self._room = trio.Event()
+                with trio.move_on_at(self._hands_off_until if self.room > 0 else math.inf):
+                    await self._room.wait()
             nursery.cancel_scope.cancel()
 
     async def _claim(self) -> None:
@@ -109,12 +114,14 @@ class Intake:
         if refusal.code == "NOGROUP":
             try:
                 await self._link.call(b"XGROUP", b"CREATE", self._stream, keys.GROUP, b"0", b"MKSTREAM")
-            except Refused as race:
-                if race.code != "BUSYGROUP":
-                    raise
+                return
             except LinkDown:
                 await self._link.wait_up()
-            return
+                return
+            except Refused as second:
+                if second.code == "BUSYGROUP":
+                    return
+                refusal = second
         _log.error("cannot claim jobs: %s", refusal)
         await trio.sleep(BLOCK_SECONDS)
 
@@ -122,7 +129,7 @@ class Intake:
         idle = str(int(TAKE_OVER_IDLE_SECONDS * 1000))
         while True:
             await trio.sleep(TAKE_OVER_EVERY_SECONDS)
-            if self.room <= 0:
+            if self.room <= 0 or trio.current_time() < self._hands_off_until:
                 continue
             try:
                 reply = await self._link.call(
@@ -142,21 +149,39 @@ class Intake:
                 self._take(reply[1])
 
     def _take(self, entries: list[tuple[bytes, list[bytes] | None]]) -> None:
-        ids = [entry_id for entry_id, _ in entries]
-        self._link.post_many([(b"XACK", self._stream, keys.GROUP, *ids), (b"XDEL", self._stream, *ids)])
+        jobs: list[Job] = []
+        settled: list[bytes] = []
         for entry_id, fields in entries:
-            if fields is None:
-                continue  # deleted by its owner between being read and being taken over
-            job = self._open(entry_id, fields)
+            try:
+                job = self._open(entry_id, fields)
+            except ForeignSeal as problem:
+                self._leave_to_others(problem)
+                continue
+            settled.append(entry_id)
             if job is not None:
-                self._running += 1
-                self._accept(job)
+                jobs.append(job)
+        if settled:
+            self._link.post_many([(b"XACK", self._stream, keys.GROUP, *settled), (b"XDEL", self._stream, *settled)])
+        for job in jobs:
+            self._running += 1
+            self._accept(job)
 
-    def _open(self, entry_id: bytes, fields: list[bytes]) -> Job | None:
+    def _leave_to_others(self, problem: ForeignSeal) -> None:
+        """Somebody's jobs are not for us: let those who can open them take them over, and keep our hands off for a while."""
+        self.refused_entries += 1
+        self._hands_off_until = trio.current_time() + HANDS_OFF_SECONDS
+        _log.error("a job in the queue is %s; SLUICE_SECRET_KEY must be the same everywhere", problem)
+
+    def _open(self, entry_id: bytes, fields: list[bytes] | None) -> Job | None:
+        """The job, or None for what nobody can use. Raises `ForeignSeal`."""
+        if fields is None:
+            return None  # deleted by its owner between being read and being taken over
         try:
             job = _job.decode(self._seal.open(fields[1], self._stream))
             if job.protocol != PROTOCOL:
                 raise ValueError(f"protocol {job.protocol}, this worker speaks {PROTOCOL}")
+        except ForeignSeal:
+            raise
         except (SealBroken, msgspec.DecodeError, ValueError, IndexError) as problem:
             self.refused_entries += 1
             _log.error("refused queue entry %s: %s", entry_id.decode("ascii", "replace"), problem)

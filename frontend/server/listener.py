@@ -32,6 +32,9 @@ def open_listener(settings: ServerSettings) -> socket.socket:
             listener.setsockopt(level, option, value)
         listener.bind((settings.host, settings.port))
         listener.listen(settings.backlog)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"{error.strerror}: {settings.host}:{settings.port}") from None
     except BaseException:
         listener.close()
         raise

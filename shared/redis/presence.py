@@ -48,7 +48,7 @@ async def alive(link: Link, kind: str) -> list[bytes]:
     members = [member for member in await link.call(b"SMEMBERS", keys.ALIVE) if member.startswith(prefix)]
     if not members:
         return []
-    values = await link.call(b"MGET", *(keys.alive(kind, member[len(prefix) :].decode()) for member in members))
+    values = await link.call(b"MGET", *(b"%b:%b" % (keys.ALIVE, member) for member in members))
     gone = [member for member, value in zip(members, values, strict=True) if value is None]
     if gone:
         link.post(b"SREM", keys.ALIVE, *gone)

@@ -38,6 +38,9 @@ _INTERRUPTIONS: Final = {
 _NOTHING: Final = {b"null", b'""', b"[]", b"{}"}
 _NULL: Final = msgspec.Raw(b"null")
 
+MOST_TOKENS: Final = 2**53
+"""No count that an upstream may sensibly give is larger; a number that is no count is no usage."""
+
 
 class _Choice(msgspec.Struct):
     # `Any` where nonsense in one field must not cost the others; a `Raw` is a view of the chunk, so nothing is copied.
@@ -204,7 +207,7 @@ def usage_of(said: Any) -> Usage | None:
     """
     if not isinstance(said, dict):
         return None
-    counts = {name: value for name, value in said.items() if isinstance(value, int)}
+    counts = _counts(said)
     prompt, answer = counts.get("prompt_tokens", 0), counts.get("completion_tokens", 0)
     total = counts.get("total_tokens", prompt + answer)
     if not total:
@@ -217,9 +220,9 @@ def usage_of(said: Any) -> Usage | None:
 
 
 def _counts(details: Any) -> dict[str, int]:
-    return (
-        {name: value for name, value in details.items() if isinstance(value, int)} if isinstance(details, dict) else {}
-    )
+    if not isinstance(details, dict):
+        return {}
+    return {name: value for name, value in details.items() if type(value) is int and 0 <= value < MOST_TOKENS}
 
 
 def _json(data: bytes) -> Any:
