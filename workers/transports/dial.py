@@ -102,6 +102,8 @@ def tls_context(authorities: ssl.SSLContext | str | None = None) -> ssl.SSLConte
     else:
         context = httpx2.create_ssl_context(trust_env=False)
     context.set_alpn_protocols(["http/1.1"])
+    # Some builds of Python take a cut connection for the end of a body unless they are told not to.
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     return context
 
 
