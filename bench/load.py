@@ -23,7 +23,7 @@ _WHOLE = re.compile(rb'"content":"((?:w\d+ )*)"')
 @dataclass
 class Plan:
     """`rate` 0: as fast as possible. `ramp`: seconds over which the streams start, evenly. `window`: seconds that are measured
-    after the ramp, or 0 for everything until the last stream ends."""
+    after the ramp, or 0 for everything until the last stream ends. `concurrent`: instead of a ramp, so many at any time."""
 
     port: int
     key: str
@@ -33,6 +33,7 @@ class Plan:
     ramp: float = 0.0
     window: float = 0.0
     stream: bool = True
+    concurrent: int = 0
     model: str = "bench"
 
 
@@ -65,6 +66,7 @@ class Load:
         self._expected = b"".join(b"w%d " % number for number in range(plan.tokens))
         self._selector = selectors.EpollSelector()
         self._open = 0
+        self._idle: list[socket.socket] = []
         self.tokens = 0
         self.wrong: list[str] = []
         self.first_tokens: list[float] = []
@@ -81,6 +83,8 @@ class Load:
         while started < plan.streams or self._open:
             now = time.monotonic()
             due = plan.streams if not plan.ramp else int(plan.streams * min(1.0, (now - began) / plan.ramp))
+            if plan.concurrent:
+                due = min(plan.streams, started + plan.concurrent - self._open)
             while started < min(due, plan.streams):
                 self._begin()
                 started += 1
@@ -110,8 +114,11 @@ class Load:
         print(json.dumps({"mark": name, "tokens": self.tokens, "time": time.monotonic()}), flush=True)
 
     def _begin(self) -> None:
-        sock = socket.create_connection(("127.0.0.1", self.plan.port), timeout=10)
-        sock.setblocking(False)
+        if self._idle:
+            sock = self._idle.pop()  # whole answers reuse connections, as SDKs do
+        else:
+            sock = socket.create_connection(("127.0.0.1", self.plan.port), timeout=10)
+            sock.setblocking(False)
         caller = Caller(sock, time.monotonic(), unsent=self._request)
         self._open += 1
         self._selector.register(sock, selectors.EVENT_READ, caller)
@@ -145,7 +152,10 @@ class Load:
     def _end(self, caller: Caller, piece: bytes) -> None:
         self._open -= 1
         self._selector.unregister(caller.sock)
-        caller.sock.close()
+        if piece and not self.plan.stream:
+            self._idle.append(caller.sock)
+        else:
+            caller.sock.close()
         if b"".join(caller.texts) != self._expected:
             self.wrong.append(f"{len(caller.texts)} tokens, then {piece[-200:]!r}")
 
