@@ -146,6 +146,7 @@ class Upstream(msgspec.Struct, frozen=True):
     the provider's own; `spelled`: the upstream's names for those that it calls otherwise. `options`: the values of settings
     that concern this upstream only, by name. `user_agent`: how we introduce ourselves. `drops_unsupported`: what the upstream
     cannot honour is left out of a request and named, instead of refused. `takes_callers_keys`: callers may bring their own.
+    `calls_per_credential`: how many may use one at once, over all workers; 0: any number.
     """
 
     name: str
@@ -158,6 +159,7 @@ class Upstream(msgspec.Struct, frozen=True):
     spelled: Mapping[str, str] = {}
     drops_unsupported: bool = False
     takes_callers_keys: bool = False
+    calls_per_credential: int = 0
 
 
 class Provider(Protocol):

@@ -55,6 +55,7 @@ def _upstream(settings: ProviderSettings, *, drops_unsupported: bool) -> Upstrea
         {public: own for public, own in models if own != public},
         drops_unsupported,
         settings.takes_callers_keys,
+        settings.calls_per_credential,
     )
 
 

@@ -171,11 +171,10 @@ async def test_what_the_upstream_refuses(sdk: openai.AsyncOpenAI, upstream: Lang
 
 @contextlib.asynccontextmanager
 async def gateway_for(
-    upstream: Langfast, redis: RedisServer, workers: int = 1, **settings: str
+    upstream: Langfast, redis: RedisServer, workers: int = 1, total_seconds: str = "", **settings: str
 ) -> AsyncIterator[Gateway]:
-    with gateway(
-        redis, **upstream.settings, **{f"LANGFAST_{name}": text for name, text in settings.items()}
-    ) as running:
+    chosen = {f"LANGFAST_{name}": text for name, text in settings.items()} | {"SLUICE_TOTAL_SECONDS": total_seconds}
+    with gateway(redis, **upstream.settings, **chosen) as running:
         running.frontend()
         for _ in range(workers):
             running.worker("langfast")
@@ -249,6 +248,19 @@ async def test_without_any_account_the_caller_is_told_to_wait(redis_server: Redi
                 assert (reply.status_code, reply.json()["error"]["code"]) == (503, "no_upstream_credential")
                 assert int(reply.headers["retry-after"]) > 1
             assert len(sign_ups(upstream)) == 1, "no hammering"
+
+
+async def test_an_account_is_renewed_before_it_ends(redis_server: RedisServer) -> None:
+    upstream = Langfast(token_seconds=3)
+    async with upstream.running(), gateway_for(
+        upstream, redis_server, MIN_CREDENTIALS="1", MAX_CREDENTIALS="1", total_seconds="1"
+    ) as house, client(house) as sdk:  # fmt: skip
+        assert await streamed(sdk, "hello") == (["hello"], "stop")
+        await until(lambda: "was refreshed" in house.processes[-1].text())
+        assert await streamed(sdk, "hello again") == (["hello", " again"], "stop")
+        first, last = (call.key for call in upstream.ledger.by_path("initiate-prompt-run"))
+        assert first != last, "the new token, of the same account"
+        assert len(sign_ups(upstream)) == len(sockets(upstream)) == 1
 
 
 @pytest.mark.parametrize("connected", [True, False], ids=["run refused", "socket refused"])

@@ -24,7 +24,7 @@ from workers.provider import (
     Upstream,
     Validator,
 )
-from workers.providers.langfast import Langfast, claims_of
+from workers.providers.langfast import Langfast, claims_of, named_owner, owner
 
 SUB = "00000000-0000-4000-8000-000000000001"
 NONCE = "0123456789abcdef0123456789abcdef"
@@ -173,6 +173,8 @@ def test_the_session_and_the_runs_name() -> None:
     session = stream.session
     assert (session.url, session.account, session.auth) == ("wss://socket.example", SUB, {"token": TOKEN})
     assert TOKEN not in repr(session)
+    assert stream.owner is named_owner
+    assert planned(a_provider(calls_per_credential=1)).owner is owner
     started = HttpReply(status=200, headers={}, body=body("langfast_initiate.json"))
     assert stream.execution(started) == STREAMS["langfast_initiate.json"]["expect"]["job_id"]
     for wrong in (

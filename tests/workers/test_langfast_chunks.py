@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shared.sansio.socketio import SocketEvent
 from shared.schema.events import Complete, Delta, Event, Failed, Finish
 from workers.provider import Belonging
-from workers.providers.langfast import ChunkDecoder, owner
+from workers.providers.langfast import ChunkDecoder, named_owner, owner
 
 
 def chunk(content: Any = None, status: str = "in_progress", **more: Any) -> SocketEvent:
@@ -42,6 +42,13 @@ def test_whose_an_event_is() -> None:
     for payload in ("plain text", '"quoted"', "42", "null", '{"a":1}', "[" * 100_000, {}, None, 7, {"executionId": 7}):
         assert owner(SocketEvent("execution:chunk", (payload,))) == Belonging(None)
     assert owner(SocketEvent("execution:progress", ({"executionId": "e"},))) is None
+
+
+def test_nobody_guesses_where_runs_share_an_account() -> None:
+    assert named_owner(chunk("x")) == Belonging("e")
+    assert named_owner(FINISHED) == Belonging("e", last=True)
+    for event in (SocketEvent("execution:chunk", ("plain text",)), SocketEvent("completion_finished")):
+        assert named_owner(event) is None
 
 
 @given(st.lists(st.text(min_size=1), max_size=6), st.data())

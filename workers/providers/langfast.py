@@ -50,7 +50,6 @@ FINISHED: Final = "completion_finished"
 
 _encode = msgspec.json.Encoder().encode
 _LENGTHS: Final = ("max_completion_tokens", "max_tokens")
-_HALF_AT_END: Final = re.compile("[\ud800-\udbff]\\Z")
 _HALF: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -81,6 +80,8 @@ class Langfast:
         self._socket_url: str = options["socket_url"]
         self._prompt_id: str = options["prompt_id"]
         self._drops_unsupported = upstream.drops_unsupported
+        # With several runs at once, a nameless event may belong to one that another worker started.
+        self._owner = owner if upstream.calls_per_credential == 1 else named_owner
         self._user_agent = ("user-agent", upstream.user_agent)
         self._headers = (("apikey", options["anon_key"]), ("content-type", "application/json"), self._user_agent)
 
@@ -109,7 +110,7 @@ class Langfast:
             body=_encode(run),
         )
         session = SocketIOSession(self._socket_url, account, {"token": token}, headers=(self._user_agent,))
-        return SocketIOStream(session, start, _execution, owner, ChunkDecoder(), dropped)
+        return SocketIOStream(session, start, _execution, self._owner, ChunkDecoder(), dropped)
 
     def refusal(self, reply: HttpReply) -> Failure:
         return refusals.refusal(reply, LANGFAST)
@@ -299,6 +300,12 @@ def owner(event: SocketEvent) -> Belonging | None:
     return Belonging(execution if isinstance(execution, str) and execution else None, event.name == FINISHED)
 
 
+def named_owner(event: SocketEvent) -> Belonging | None:
+    """The same where events that name no run are nobody's."""
+    belonging = owner(event)
+    return belonging if belonging is not None and belonging.execution is not None else None
+
+
 def _payload(event: SocketEvent) -> dict[str, Any]:
     """What an event says. A string holds the same as JSON, or else is the text so far."""
     payload = event.arguments[0] if event.arguments else None
@@ -348,11 +355,11 @@ class ChunkDecoder:
         if not isinstance(content, str) or not content:
             self.malformed += content is not None and not isinstance(content, str)
             return []
-        half = not final and _HALF_AT_END.search(content) is not None
-        said = _HALF.sub("\ufffd", content[:-1] if half else content)
+        half = not final and "\ud800" <= content[-1] <= "\udbff"  # the other one comes with the next chunk
+        said = content[:-1] if half else content
         if said.startswith(self._said):
             new, self._said, self._half = said[len(self._said) :], said, half
-            return [Delta({"content": new})] if new else []
+            return [Delta({"content": _HALF.sub("\ufffd", new)})] if new else []
         if not final and self._said.startswith(said):
             return []  # an earlier chunk again
         raise fail("protocol_error", "The upstream changed what it had already said.")

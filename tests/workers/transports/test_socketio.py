@@ -9,9 +9,10 @@ import trio
 
 from shared.sansio.socketio import SocketEvent
 from tests.workers.transports.socketio_servers.processes import NODE, ServerProcess, server
+from tests.workers.transports.test_proxy import proxy
 from tests.workers.transports.upstream import Peer, authority, serving
 from workers.exchange import ConnectFailed, Disconnected, SocketRefused
-from workers.transports.dial import Dialer
+from workers.transports.dial import Dialer, Proxy
 from workers.transports.socketio import Address, SocketIO
 
 KINDS = ["python", pytest.param("node", marks=pytest.mark.skipif(NODE is None, reason="no node on this machine"))]
@@ -38,8 +39,8 @@ def mortal(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
 class Client:
     """A connection that remembers what it hears, and answers what it is asked."""
 
-    def __init__(self, url: str) -> None:
-        dialer = Dialer(authority().client(), 5.0)
+    def __init__(self, url: str, proxy: Proxy | None = None) -> None:
+        dialer = Dialer(authority().client(), 5.0, proxy)
         self.heard: list[SocketEvent] = []
         self._news = trio.Event()
         self.connection = SocketIO(Address(url, HEADERS), dialer, on_event=self._hear)
@@ -60,8 +61,8 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Client]:
-    client = Client(url)
+async def connected(url: str, proxy: Proxy | None = None) -> AsyncIterator[Client]:
+    client = Client(url, proxy)
     with trio.fail_after(15):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.connection.run)
@@ -258,4 +259,16 @@ async def test_tls(nothing_left: None, running: ServerProcess) -> None:
                 assert await client.connection.call("add", 1, 2) == (3,)
         async with connected(f"wss://127.0.0.1:{upstream.port}") as client:
             with pytest.raises(ConnectFailed, match="certificate"):
+                await client.connection.join("/", GOOD)
+
+
+async def test_a_proxy_is_asked_for_a_tunnel(nothing_left: None, running: ServerProcess) -> None:
+    seen: list[str] = []
+    async with serving(proxy(seen)) as between:
+        async with connected(running.url, Proxy.from_url(f"http://user:p%40ss@localhost:{between.port}")) as client:
+            await client.connection.join("/", GOOD)
+            assert await client.connection.call("add", 1, 2) == (3,)
+        assert seen == [f"CONNECT 127.0.0.1:{running.port}"]
+        async with connected(running.url, Proxy.from_url(f"http://localhost:{between.port}")) as client:
+            with pytest.raises(ConnectFailed, match="407"):
                 await client.connection.join("/", GOOD)
