@@ -21,7 +21,7 @@ def exported(output: str) -> dict[str, str]:
 
 def test_every_provider_has_a_simulator_whose_settings_suffice(tmp_path: Path) -> None:
     with sluice_running("simulate", "all", directory=tmp_path) as running:
-        running.wait_for("Ready; Ctrl-C ends it")
+        running.wait_for("# ready; Ctrl-C ends it")
         settings = exported(running.output())
         assert configured_providers(settings, None) == list(KNOWN)
         for name in KNOWN:
@@ -35,7 +35,7 @@ def test_every_provider_has_a_simulator_whose_settings_suffice(tmp_path: Path) -
 @pytest.mark.parametrize("spelled", ["langfast", "HF", "dashscope", "dashscope_native"])
 def test_one_of_them_ends_with_ctrl_c(tmp_path: Path, spelled: str) -> None:
     with sluice_running("simulate", spelled, directory=tmp_path) as running:
-        running.wait_for("Ready; Ctrl-C ends it")
+        running.wait_for("# ready; Ctrl-C ends it")
         assert len(configured_providers(exported(running.output()), None)) == 1
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(10) == 0

@@ -56,7 +56,7 @@ async def serve(names: list[str], port: int) -> None:
             for words, what in TO_TRY.items():
                 provider = PROVIDERS[name]
                 print(f'sluice chat --model {provider}/{KNOWN[provider].models[0]} "{words}"  # {what}')
-        print("\n# More to try: tests/simulators/script.py. Ready; Ctrl-C ends it.", flush=True)
+        print("\n# More to try: see tests/simulators/script.py.\n# ready; Ctrl-C ends it", flush=True)
         await trio.sleep_forever()
 
 
