@@ -9,6 +9,7 @@ import typer
 
 from cli.__main__ import app
 from cli.docs import documents
+from shared.errors import KINDS
 from shared.settings.source import every_row
 
 ROOT = Path(__file__).parents[2]
@@ -60,3 +61,20 @@ def test_lock_files_hold_hashes_and_no_addresses():
         pinned = re.findall(r"^[a-z0-9_.-]+==.*\\\n    --hash=sha256:", text, re.M)
         assert len(pinned) == len(re.findall(r"^[a-z]", text, re.M)), "each line is pinned and hashed"
         assert re.search(r"^setuptools==\S+ \\$", text, re.M), "builds the project on every platform"
+
+
+API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def test_every_endpoint_is_documented():
+    for module in (ROOT / "frontend" / "api").glob("*.py"):
+        for method, path in re.findall(r'@routes\.(get|post)\("([^"]+)"\)', module.read_text(encoding="utf-8")):
+            assert f"| `{method.upper()} {path}` |" in API, path
+
+
+def test_every_error_is_documented():
+    rows = set(re.findall(r"^\| (\d+) \| `([^`]+)` \| `([^`]+)` \| ([^|]+) \| (yes|no) \|$", API, re.M))
+    assert rows == {
+        (str(kind.status), kind.code or kind.name, kind.type, kind.meaning, "yes" if kind.again else "no")
+        for kind in KINDS.values()
+    }
