@@ -43,7 +43,8 @@ def main() -> int:
         epilog="Example: OPENAI_API_KEY=sk-… python -m workers openai",
     )
     parser.add_argument(
-        "provider", help="openai, deepseek, cerebras, kimi, dashscope, huggingface, echo, or one of your own"
+        "provider",
+        help="openai, deepseek, cerebras, kimi, dashscope, huggingface, flowgpt, langfast, echo, or one of your own",
     )
     name = parser.parse_args().provider
     try:

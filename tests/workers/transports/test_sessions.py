@@ -242,6 +242,29 @@ async def test_a_server_that_is_away_is_tried_again_with_patience(
     assert caught.value.reply.status == 503
 
 
+async def test_pauses_double_and_are_drawn_from_their_whole_length(
+    upstream: Langfast, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[tuple[float, float]] = []
+
+    def no_pause(least: float, most: float) -> float:
+        pauses.append((least, most))
+        return 0.0
+
+    monkeypatch.setattr(module.random, "uniform", no_pause)
+    user = await account(upstream)
+    for _ in range(7):
+        upstream.sockets.next(status=503)
+    with await sessions.seat(user.wanted, owner) as seat:
+        assert pauses == [(0, most) for most in (0.5, 1, 2, 4, 8, 10, 10)]
+        await user.start(seat, "a b c d sim:fault=drop_mid")
+        with pytest.raises(Disconnected):
+            while await seat.receive():
+                pass
+    with await sessions.seat(user.wanted, owner):
+        assert pauses[7:] == [(0, 0.5)], "a session that was of use begins anew, but not all sessions at once"
+
+
 async def test_an_address_where_nobody_is(
     upstream: Langfast, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:

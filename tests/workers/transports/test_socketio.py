@@ -1,5 +1,6 @@
 """The Socket.IO client against two real servers, each a process of its own: python-socketio's and Node's."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -42,22 +43,24 @@ class Client:
     def __init__(self, url: str, proxy: Proxy | None = None) -> None:
         dialer = Dialer(authority().client(), 5.0, proxy)
         self.heard: list[SocketEvent] = []
+        self._counts: Counter[str] = Counter()
         self._news = trio.Event()
         self.connection = SocketIO(Address(url, HEADERS), dialer, on_event=self._hear)
 
     def _hear(self, event: SocketEvent, size: int) -> None:
         assert size > 0
         self.heard.append(event)
+        self._counts[event.name] += 1
         self.connection.acknowledge(event, "yes", *event.arguments)
         self._news.set()
 
     async def named(self, name: str, count: int = 1) -> list[SocketEvent]:
         """The events of that name, as soon as there are so many."""
-        with trio.fail_after(5):
-            while len(found := [event for event in self.heard if event.name == name]) < count:
+        with trio.fail_after(10):
+            while self._counts[name] < count:
                 self._news = trio.Event()
                 await self._news.wait()
-        return found
+        return [event for event in self.heard if event.name == name]
 
 
 @asynccontextmanager
