@@ -7,7 +7,7 @@ import openai
 import pytest
 import trio
 
-from tests.end_to_end.gateway import API_KEY, Gateway, free_port, gateway
+from tests.end_to_end.gateway import API_KEY, Gateway, free_port, gateway, until
 from tests.redis_server import RedisServer
 from tests.simulators.flowgpt import FlowGPT
 
@@ -75,6 +75,14 @@ async def test_an_answer_is_what_a_reader_is_meant_to_see(
     assert [message["role"] for message in create.json()["messages"]] == ["system", "user"]
     assert (create.json()["promptId"], chat.json()["temperature"]) == ("PROMPT-1", 0.2)
     assert not [call for call in upstream.ledger.calls if "refused" in call.notes]
+
+
+async def test_garbage_between_good_lines_is_counted_in_the_log(
+    house: Gateway, sdk: openai.AsyncOpenAI, upstream: FlowGPT
+) -> None:
+    assert await ask(sdk, "one two three sim:junk=1") == upstream.ledger.calls[-1].text
+    with trio.fail_after(5):
+        await until(lambda: "flowgpt sent" in house.processes[-1].text())
 
 
 async def test_both_tokens_share_the_load_and_no_preamble_meets_another(
