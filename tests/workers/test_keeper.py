@@ -108,8 +108,8 @@ class Kept:
         await self.quiet()
 
     async def quiet(self) -> None:
-        """Until no keeper has anything to do."""
-        await wait_all_tasks_blocked(0.05)
+        """Until no keeper has anything to do; a Redis on a busy machine may take its time to answer."""
+        await wait_all_tasks_blocked(0.25)
 
     async def secrets(self) -> set[str]:
         return {one.opened.secret for one in await self.pool.standing()}
