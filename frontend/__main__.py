@@ -110,6 +110,7 @@ async def _run(settings: FrontendSettings) -> None:
         async with trio.open_nursery() as serving:
             host, port = await serving.start(partial(serve, app, server, shutdown=stop))
             _log.info("frontend %s listens on %s:%d", frontend_id, host, port)
+        jobs.flush_orders()  # workers that leave as well wait to hear that we have everything
         nursery.cancel_scope.cancel()
 
 

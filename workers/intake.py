@@ -24,7 +24,7 @@ from shared.sealing import ForeignSeal, Seal, SealBroken
 _log = logging.getLogger(__name__)
 _job = msgspec.msgpack.Decoder(Job)
 
-BLOCK_SECONDS: Final = 1.0
+BLOCK_SECONDS: Final = 0.5
 TAKE_OVER_IDLE_SECONDS: Final = 1.0
 TAKE_OVER_EVERY_SECONDS: Final = 1.0
 BATCH: Final = 64
