@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from shared.schema.caller import MASTER
+
 PROTOCOL: Final = 1
 """Raised when a frontend and a worker of different versions could misunderstand each other. First field of every job."""
 
@@ -17,7 +19,8 @@ class Job(msgspec.Struct, array_like=True, frozen=True):
 
     `id`: 16 random bytes. `owner`: the frontend's id. `budget_seconds`: what is left of the total deadline; a relative time,
     because the clocks of two machines need not agree. `body`: the request as the caller sent it, checked to be JSON.
-    `credential`: the caller's own upstream key, where the provider takes callers' keys.
+    `credential`: the caller's own upstream key, where the provider takes callers' keys. `caller`: the id of the key that is
+    charged. `traceparent`: the W3C trace context of the request, if it is traced. Fields are only ever added at the end.
     """
 
     protocol: int
@@ -34,6 +37,8 @@ class Job(msgspec.Struct, array_like=True, frozen=True):
     body: bytes
     request_id: str
     credential: str | None = None
+    caller: str = MASTER
+    traceparent: str | None = None
 
 
 class FrameKind:

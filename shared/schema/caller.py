@@ -1,0 +1,40 @@
+"""Callers' keys as they are kept in Redis, without the key: what one is called and what it may do."""
+
+from typing import Final, Literal
+
+import msgspec
+
+MASTER: Final = "master"
+"""The id under which callers with a key of the settings are counted. They may everything, and they administer the others."""
+ANYBODY: Final = "anybody"
+"""The id of callers without a key, where the door is open."""
+FOREIGN: Final = "foreign"
+"""The id of all callers who bring their own upstream key instead of one of ours."""
+
+Priority = Literal["normal", "low"]
+
+
+class CallerKey(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One key. Times in Unix seconds; None: no limit.
+
+    `id`: eight hex digits, the readable part of the key. `revision`: counts changes, so that an outdated copy shows. Tokens are
+    prompt and answer together. `models`, `providers`: what may be asked for, as names or patterns with `*`; empty: everything.
+    `priority`: "low" waits behind everybody's normal requests. `cache_seconds`: how long identical requests are answered from
+    memory, 0 for never.
+    """
+
+    id: str
+    name: str = ""
+    revision: int = 1
+    created_at: float = 0.0
+    expires_at: float | None = None
+    revoked_at: float | None = None
+    models: tuple[str, ...] = ()
+    providers: tuple[str, ...] = ()
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    daily_tokens: int | None = None
+    monthly_tokens: int | None = None
+    priority: Priority = "normal"
+    cache_seconds: float = 0.0
