@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import trio
 
-from frontend.jobs import OpenJob
+from frontend.open_job import OpenJob
 from shared.errors import Failure, GatewayError, fail
 
 _log = logging.getLogger(__name__)

@@ -7,179 +7,27 @@
 """
 
 import logging
-import secrets
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 import trio
 
+from frontend.open_job import OpenJob, Submission
 from shared.errors import Failure, fail
 from shared.redis import keys
 from shared.redis.failures import RefusalKind, Refused
 from shared.redis.link import Link
-from shared.redis.scripts import SUBMIT
-from shared.sansio.job import Ownership, State
+from shared.redis.submission.script import Ask, Queued, Refusal, answer_to, submission
+from shared.sansio.job import State
 from shared.sansio.liveness import Liveness
-from shared.schema.job import PROTOCOL, Accepted, FrameKind, Job, Order, OrderKind, Orders, Outcome, Parcel, Running
+from shared.schema.job import PROTOCOL, Job, Order, OrderKind, Orders, Parcel, Running
 from shared.sealing import Seal, SealBroken
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _parcel = msgspec.msgpack.Decoder(Parcel)
-_accepted = msgspec.msgpack.Decoder(Accepted)
-_outcome = msgspec.msgpack.Decoder(Outcome)
-
-CONSUMED_BYTES: Final = 256 * 1024
-"""A fast stream tells its worker that it may go on before the worker's window is used up."""
 URGENT: Final = (OrderKind.CANCEL, OrderKind.RESEND)
 """Orders that somebody waits for; the others only free memory and travel with them, or a little later."""
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What a request asks for, after it was checked and routed. `budget_seconds`: for everything, queue included."""
-
-    endpoint: str
-    provider: str
-    model: str
-    asked_model: str
-    stream: bool
-    include_usage: bool
-    body: bytes
-    request_id: str
-    budget_seconds: float
-    credential: str | None = None
-
-
-class OpenJob:
-    """One caller's job. One task waits on it; everything else is synchronous."""
-
-    def __init__(self, submission: Submission, jobs: "Jobs", max_starts: int) -> None:
-        self.submission = submission
-        self.ownership = Ownership(secrets.token_bytes(16), max_starts=max_starts, commits_on_chunk=submission.stream)
-        self.opened_at = trio.current_time()
-        self.queued_at = self.opened_at
-        self.entry: bytes | None = None
-        self.looked_at = self.opened_at
-        self.missed_looks = 0
-        self.accepted_at: float | None = None
-        self.dropped: list[str] = []
-        self.outcome: Outcome | None = None
-        self.first_chunk_at: float | None = None
-        self.last_sent_at = self.opened_at
-        self.keepalive_due = False
-        self.consumed = 0
-        self._jobs = jobs
-        self._chunks: list[bytes] = []
-        self._taken = 0
-        self._taken_bytes = 0
-        self._news = False
-        self._parked: trio.lowlevel.Task | None = None
-
-    def __repr__(self) -> str:
-        return f"<OpenJob {self.submission.request_id} {self.ownership!r}>"
-
-    @property
-    def ended(self) -> bool:
-        return self.ownership.state is State.ENDED
-
-    @property
-    def has_chunks(self) -> bool:
-        return bool(self._chunks)
-
-    @property
-    def failure(self) -> Failure | None:
-        return self.ownership.failure
-
-    def take(self) -> list[bytes]:
-        """The chunks that wait. Whatever an earlier call returned counts as consumed by the caller."""
-        if self._taken_bytes > CONSUMED_BYTES:
-            self._taken_bytes = 0
-            self._jobs.order(self, OrderKind.CONSUMED, self._taken)
-        self.consumed = self._taken
-        chunks, self._chunks = self._chunks, []
-        self._taken = self.ownership.received.next
-        for chunk in chunks:
-            self._taken_bytes += len(chunk)
-        self.last_sent_at = trio.current_time()
-        return chunks
-
-    async def wait(self) -> None:
-        """Wait until something has happened since the last wait: chunks, acceptance, the end, a keep-alive that is due."""
-        if self._news:
-            self._news = False
-            return
-        self._parked = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
-        self._news = False
-
-    def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
-        self._parked = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def wake(self) -> None:
-        self._news = True
-        if self._parked is not None:
-            parked, self._parked = self._parked, None
-            trio.lowlevel.reschedule(parked)
-
-    def receive(self, worker: str, attempt: int, seq: int, kind: int, payload: bytes) -> None:
-        ownership = self.ownership
-        was = ownership.attempt
-        for kind, payload in ownership.frame(worker, attempt, seq, kind, payload):  # noqa: B020 - a frame leads to frames
-            if kind == FrameKind.CHUNK:
-                self._chunks.append(payload)
-            elif kind == FrameKind.ACCEPTED:
-                self.accepted_at = trio.current_time()
-                self.dropped = _accepted.decode(payload).dropped if payload else []
-            elif kind == FrameKind.DONE:
-                self.outcome = _outcome.decode(payload)
-        if self._chunks and self.first_chunk_at is None:
-            self.first_chunk_at = trio.current_time()
-        self._after(was)
-
-    def lose_worker(self) -> None:
-        """The worker that ran the attempt is gone: another attempt, or the end."""
-        was = self.ownership.attempt
-        self.ownership.worker_lost()
-        self._after(was)
-
-    def unlisted(self, worker: str) -> None:
-        """The worker's report does not name this job."""
-        was = self.ownership.attempt
-        self.ownership.unlisted(worker)
-        self._after(was)
-
-    def _after(self, was: int) -> None:
-        if self.ownership.attempt != was:
-            self._begin_again()
-        self.wake()
-
-    def _begin_again(self) -> None:
-        """The next attempt starts from nothing; only an answer that nobody has seen may be thrown away."""
-        self._chunks.clear()
-        self._taken = self.consumed = 0
-        self.accepted_at = None
-        self.dropped = []
-        self.first_chunk_at = None
-        self.entry = None
-
-    def fail(self, failure: Failure) -> None:
-        """End the job with an error that is the gateway's own finding."""
-        if not self.ended:
-            self._jobs.unqueue(self)
-            self.ownership.fail(failure)
-            self._jobs.send_orders(self)
-            self.wake()
-
-    def leave(self) -> None:
-        """Nobody waits any more: take the entry off the queue, or have the worker close the upstream. Any number of times."""
-        if not self.ended:
-            self._jobs.unqueue(self)
-            self.ownership.leave()
-        self._jobs.send_orders(self)
-        self._jobs.forget(self)
 
 
 class Jobs:
@@ -239,27 +87,43 @@ class Jobs:
             body=wanted.body,
             request_id=wanted.request_id,
             credential=wanted.credential,
+            caller=wanted.caller,
         )
-        stream = keys.jobs(wanted.provider)
-        sealed = self._seal.seal(_encode(message), stream)
         attempt = ownership.attempt
+        sealed = self._seal.seal(_encode(message), keys.jobs(wanted.provider))
         self.link.post_script(
-            SUBMIT, [stream], [str(self._queue_limit), keys.JOB_FIELD, sealed],
+            *submission(wanted.provider, self._ask(job), sealed),
             on_reply=lambda reply: self._submitted(job, attempt, reply),
-        )  # fmt: skip
+        )
+
+    def _ask(self, job: OpenJob) -> Ask:
+        wanted, ownership = job.submission, job.ownership
+        return Ask(
+            job=ownership.id.hex(),
+            attempt=ownership.attempt,
+            caller=wanted.caller,
+            model=wanted.model,
+            again=job.admitted,
+            low=wanted.priority == "low",
+            patience_ms=wanted.patience_seconds * 1000,
+            estimated_tokens=wanted.estimated_tokens,
+            most_waiting=self._queue_limit,
+        )
 
     def _submitted(self, job: OpenJob, attempt: int, reply: object) -> None:
         current = not job.ended and job.ownership.attempt == attempt
-        if isinstance(reply, bytes):
+        answer = answer_to(reply) if isinstance(reply, bytes) else None
+        if isinstance(answer, Queued):
+            job.admitted = True
             if not current:
                 # It ended while Redis was asked; a worker that was faster is told to cancel when it speaks.
-                self.link.post(b"XDEL", keys.jobs(job.submission.provider), reply)
+                self.link.post(b"XDEL", keys.jobs(job.submission.provider), answer.entry)
                 return
-            job.entry = reply
+            job.entry = answer.entry
         elif not current or job.ownership.state is not State.WAITING:
             pass  # whatever became of this submission, the job has gone on: a worker was faster than the reply
-        elif isinstance(reply, int):
-            job.fail(Failure("queue_full", f"{reply} jobs wait for this provider already; try again in a few seconds."))
+        elif isinstance(answer, Refusal):
+            job.fail(_refused(answer))
         elif isinstance(reply, Refused) and reply.kind is RefusalKind.CAPACITY:
             job.fail(Failure("queue_full", "The job queue is full; try again in a few seconds."))
         else:
@@ -346,3 +210,9 @@ class Jobs:
         for worker, batch in orders.items():
             channel = keys.worker_channel(worker)
             self.link.post(b"PUBLISH", channel, self._seal.seal(_encode(Orders(self.id, batch)), channel))
+
+
+def _refused(refusal: Refusal) -> Failure:
+    """What the door says, in words for the caller."""
+    message = f"{refusal.waiting} jobs wait for this provider already; try again in a few seconds."
+    return Failure(refusal.kind, message, retry_after_seconds=refusal.retry_after_seconds)

@@ -14,7 +14,8 @@ from typing import Final
 import trio
 
 from frontend.catalog import Catalog
-from frontend.jobs import Jobs, OpenJob
+from frontend.jobs import Jobs
+from frontend.open_job import OpenJob
 from shared.errors import Failure
 from shared.redis import keys
 from shared.redis.subscription import Subscription

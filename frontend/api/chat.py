@@ -12,7 +12,7 @@ from frontend.answer import EventStream, head, whole
 from frontend.api.bodies import identify, json_body, on_leave, visit
 from frontend.catalog import Route
 from frontend.edge import Visit
-from frontend.jobs import OpenJob, Submission
+from frontend.open_job import OpenJob, Submission
 from frontend.requests import ChatRequest, EmbeddingRequest, Request, parse
 from frontend.server import StreamBody
 from frontend.services import Services

@@ -4,10 +4,12 @@ import msgspec
 import pytest
 import trio
 
-from frontend.jobs import Jobs, Submission
+from frontend.jobs import Jobs
+from frontend.open_job import Submission
 from shared.errors import Failure
 from shared.redis import keys
 from shared.redis.failures import LinkDown
+from shared.redis.submission.script import Queued, Refusal
 from shared.sansio.job import UNLISTED_REPORTS, State
 from shared.schema.job import FrameKind, OrderKind, Orders, Outcome, Parcel
 from shared.sealing import Seal
@@ -60,6 +62,8 @@ class Frontend:
         self.jobs.deliver(CHANNEL, SEAL.seal(msgspec.msgpack.encode(parcel), CHANNEL))
 
 
+FULL = msgspec.msgpack.encode(Refusal("queue_full", waiting=99))
+QUEUED = msgspec.msgpack.encode(Queued("1-0"))
 STARTED = (1, 0, FrameKind.STARTED, b"")
 DONE = (1, 1, FrameKind.DONE, msgspec.msgpack.encode(Outcome()))
 CANCEL_W = ("w", OrderKind.CANCEL, 1, 0)
@@ -113,7 +117,7 @@ async def test_a_waiting_caller_is_woken_when_its_worker_has_given_up(autojump_c
     assert frontend.job.failure.kind == "worker_lost"
 
 
-@pytest.mark.parametrize("reply", [LinkDown("cut"), 99, None])
+@pytest.mark.parametrize("reply", [LinkDown("cut"), FULL, None])
 async def test_a_submission_without_a_reply_does_not_end_a_job_that_runs(reply):
     frontend = Frontend()
     frontend.parcel("w", STARTED)
@@ -122,7 +126,7 @@ async def test_a_submission_without_a_reply_does_not_end_a_job_that_runs(reply):
     assert frontend.paper.taken() == []
 
 
-@pytest.mark.parametrize(("reply", "kind"), [(LinkDown("cut"), "queue_unavailable"), (99, "queue_full")])
+@pytest.mark.parametrize(("reply", "kind"), [(LinkDown("cut"), "queue_unavailable"), (FULL, "queue_full")])
 async def test_a_submission_that_is_refused_ends_a_job_that_waits(reply, kind):
     frontend = Frontend()
     frontend.paper.replies[0](reply)
@@ -132,8 +136,8 @@ async def test_a_submission_that_is_refused_ends_a_job_that_waits(reply, kind):
 async def test_an_entry_of_an_earlier_attempt_is_deleted():
     frontend = Frontend()
     frontend.job.ownership.vanished()
-    frontend.paper.replies[0](b"1-0")
-    assert frontend.paper.deleted == [(keys.jobs("echo"), b"1-0")]
+    frontend.paper.replies[0](QUEUED)
+    assert frontend.paper.deleted == [(keys.jobs("echo"), "1-0")]
     assert frontend.job.entry is None
 
 

@@ -1,0 +1,186 @@
+"""One open job: what its caller asked for, what has come of it, and the one task that waits for news.
+
+Everything but the waiting is synchronous: a frame that arrives, a deadline that passes and a caller that leaves meet nobody.
+"""
+
+import secrets
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+import trio
+
+from shared.errors import Failure
+from shared.sansio.job import Ownership, State
+from shared.schema.caller import MASTER, Priority
+from shared.schema.job import Accepted, FrameKind, OrderKind, Outcome
+
+_accepted = msgspec.msgpack.Decoder(Accepted)
+_outcome = msgspec.msgpack.Decoder(Outcome)
+
+CONSUMED_BYTES: Final = 256 * 1024
+"""A fast stream tells its worker that it may go on before the worker's window is used up."""
+
+
+class Roads(Protocol):
+    """What a job needs of `frontend.jobs.Jobs`."""
+
+    def order(self, job: "OpenJob", kind: int, seq: int) -> None: ...
+    def send_orders(self, job: "OpenJob") -> None: ...
+    def unqueue(self, job: "OpenJob") -> None: ...
+    def forget(self, job: "OpenJob") -> None: ...
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a request asks for, after it was checked and routed.
+
+    `budget_seconds`: for everything, queue included; `patience_seconds`: for the queue alone. `caller`: id of the key that is
+    charged. `estimated_tokens`: prompt and answer together, for the caller's limits.
+    """
+
+    endpoint: str
+    provider: str
+    model: str
+    asked_model: str
+    stream: bool
+    include_usage: bool
+    body: bytes
+    request_id: str
+    budget_seconds: float
+    credential: str | None = None
+    caller: str = MASTER
+    priority: Priority = "normal"
+    patience_seconds: float = 30.0
+    estimated_tokens: int = 0
+
+
+class OpenJob:
+    """One caller's job. One task waits on it; everything else is synchronous."""
+
+    def __init__(self, submission: Submission, jobs: Roads, max_starts: int) -> None:
+        self.submission = submission
+        self.ownership = Ownership(secrets.token_bytes(16), max_starts=max_starts, commits_on_chunk=submission.stream)
+        self.opened_at = trio.current_time()
+        self.queued_at = self.opened_at
+        self.entry: str | None = None
+        self.admitted = False
+        self.looked_at = self.opened_at
+        self.missed_looks = 0
+        self.accepted_at: float | None = None
+        self.dropped: list[str] = []
+        self.outcome: Outcome | None = None
+        self.first_chunk_at: float | None = None
+        self.last_sent_at = self.opened_at
+        self.keepalive_due = False
+        self.consumed = 0
+        self._jobs = jobs
+        self._chunks: list[bytes] = []
+        self._taken = 0
+        self._taken_bytes = 0
+        self._news = False
+        self._parked: trio.lowlevel.Task | None = None
+
+    def __repr__(self) -> str:
+        return f"<OpenJob {self.submission.request_id} {self.ownership!r}>"
+
+    @property
+    def ended(self) -> bool:
+        return self.ownership.state is State.ENDED
+
+    @property
+    def has_chunks(self) -> bool:
+        return bool(self._chunks)
+
+    @property
+    def failure(self) -> Failure | None:
+        return self.ownership.failure
+
+    def take(self) -> list[bytes]:
+        """The chunks that wait. Whatever an earlier call returned counts as consumed by the caller."""
+        if self._taken_bytes > CONSUMED_BYTES:
+            self._taken_bytes = 0
+            self._jobs.order(self, OrderKind.CONSUMED, self._taken)
+        self.consumed = self._taken
+        chunks, self._chunks = self._chunks, []
+        self._taken = self.ownership.received.next
+        for chunk in chunks:
+            self._taken_bytes += len(chunk)
+        self.last_sent_at = trio.current_time()
+        return chunks
+
+    async def wait(self) -> None:
+        """Wait until something has happened since the last wait: chunks, acceptance, the end, a keep-alive that is due."""
+        if self._news:
+            self._news = False
+            return
+        self._parked = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
+        self._news = False
+
+    def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
+        self._parked = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def wake(self) -> None:
+        self._news = True
+        if self._parked is not None:
+            parked, self._parked = self._parked, None
+            trio.lowlevel.reschedule(parked)
+
+    def receive(self, worker: str, attempt: int, seq: int, kind: int, payload: bytes) -> None:
+        ownership = self.ownership
+        was = ownership.attempt
+        for kind, payload in ownership.frame(worker, attempt, seq, kind, payload):  # noqa: B020 - a frame leads to frames
+            if kind == FrameKind.CHUNK:
+                self._chunks.append(payload)
+            elif kind == FrameKind.ACCEPTED:
+                self.accepted_at = trio.current_time()
+                self.dropped = _accepted.decode(payload).dropped if payload else []
+            elif kind == FrameKind.DONE:
+                self.outcome = _outcome.decode(payload)
+        if self._chunks and self.first_chunk_at is None:
+            self.first_chunk_at = trio.current_time()
+        self._after(was)
+
+    def lose_worker(self) -> None:
+        """The worker that ran the attempt is gone: another attempt, or the end."""
+        was = self.ownership.attempt
+        self.ownership.worker_lost()
+        self._after(was)
+
+    def unlisted(self, worker: str) -> None:
+        """The worker's report does not name this job."""
+        was = self.ownership.attempt
+        self.ownership.unlisted(worker)
+        self._after(was)
+
+    def _after(self, was: int) -> None:
+        if self.ownership.attempt != was:
+            self._begin_again()
+        self.wake()
+
+    def _begin_again(self) -> None:
+        """The next attempt starts from nothing; only an answer that nobody has seen may be thrown away."""
+        self._chunks.clear()
+        self._taken = self.consumed = 0
+        self.accepted_at = None
+        self.dropped = []
+        self.first_chunk_at = None
+        self.entry = None
+
+    def fail(self, failure: Failure) -> None:
+        """End the job with an error that is the gateway's own finding."""
+        if not self.ended:
+            self._jobs.unqueue(self)
+            self.ownership.fail(failure)
+            self._jobs.send_orders(self)
+            self.wake()
+
+    def leave(self) -> None:
+        """Nobody waits any more: take the entry off the queue, or have the worker close the upstream. Any number of times."""
+        if not self.ended:
+            self._jobs.unqueue(self)
+            self.ownership.leave()
+        self._jobs.send_orders(self)
+        self._jobs.forget(self)
