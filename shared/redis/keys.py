@@ -17,6 +17,9 @@
 | `…:pool` | hash | – | calls per credential, sign-up under way, until when somebody waits |
 | `…:signups` | sorted set, token → time | 1 h each | sign-ups of the last hour |
 | `…:news` | channel | – | an empty message whenever a look at the pool is worth while |
+| `sluice:answers:{all}` | hash, name → sealed | as long as the last of them | answers that are kept for identical requests |
+| `…:ends` | sorted set, name → when it ends | same | the same answers, the next to go first |
+| `…:bytes` | string, number | same | their size together |
 
 `{…}` around a provider is literal: it is the hash tag that keeps one provider's keys on one node of a Redis Cluster.
 All members of the group read under one consumer name: an entry is acknowledged and deleted the moment it is read, so it
@@ -31,6 +34,8 @@ JOB_FIELD: Final = b"job"
 """The one field of a stream entry: the sealed job."""
 
 _POOL_PARTS: Final = (b"secrets", b"order", b"timers", b"tasks", b"pool", b"signups")
+
+ANSWERS: Final = (b"sluice:answers:{all}", b"sluice:answers:{all}:ends", b"sluice:answers:{all}:bytes")
 
 ALIVE: Final = b"sluice:alive"
 ALIVE_SECONDS: Final = 5
