@@ -46,7 +46,8 @@ docs: $(VENV)/.run  ## write the table of settings into README.md and .env.examp
 lock: $(VENV)/.dev  ## resolve the lock files anew
 	@test -x $(BIN)/uv || $(PIP) install uv
 	@$(LOCK) --upgrade -o requirements.lock
-	@$(LOCK) --upgrade --extra dev -o requirements-dev.lock
+	@$(LOCK) --upgrade --extra otel -o requirements-otel.lock
+	@$(LOCK) --upgrade --extra dev --extra otel -o requirements-dev.lock
 
 clean:  ## delete the environment and all caches; keys and settings stay
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -55,7 +55,7 @@ def test_ci_runs_the_command_that_the_readme_names():
 
 
 def test_lock_files_hold_hashes_and_no_addresses():
-    for name in ("requirements.lock", "requirements-dev.lock"):
+    for name in ("requirements.lock", "requirements-otel.lock", "requirements-dev.lock"):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert "://" not in text
         pinned = re.findall(r"^[a-z0-9_.-]+==.*\\\n    --hash=sha256:", text, re.M)
