@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.targets import KEY, Target, passthrough, process, sluice, upstream
+from bench.targets import KEY, Target, litellm, passthrough, process, sluice, upstream
 
 RATE = 20
 RESULTS = Path(__file__).parent / "results"
@@ -92,9 +92,12 @@ def report(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
             str(row["wrong"]),
         )  # fmt: skip
     console.print(table)
-    if len(rows) == 2:
-        ratio = rows[1]["cpu_us_per_token_total"] / rows[0]["cpu_us_per_token_total"]
-        console.print(f"  {rows[1]['target']} / {rows[0]['target']}: CPU per token × {ratio:.2f}\n")
+    ours = rows[-1]
+    for other in rows[:-1]:
+        if other["cpu_us_per_token_total"]:
+            ratio = ours["cpu_us_per_token_total"] / other["cpu_us_per_token_total"]
+            console.print(f"  {ours['target']} / {other['target']}: CPU per token × {ratio:.2f}")
+    console.print()
 
 
 def main() -> int:
@@ -103,6 +106,7 @@ def main() -> int:
     parser.add_argument("--window", type=float, default=6.0, help="seconds that are measured in each scenario")
     parser.add_argument("--only", choices=("steady", "flat", "latency", "whole"), help="one kind of scenario")
     parser.add_argument("--target", choices=("sluice", "proxy"), help="one target only")
+    parser.add_argument("--litellm", type=Path, metavar="COMMAND", help="also LiteLLM's proxy: its `litellm` command")
     chosen = parser.parse_args()
     console = Console()
     results: list[dict[str, Any]] = []
@@ -112,6 +116,8 @@ def main() -> int:
         targets = []
         if chosen.target != "sluice":
             targets.append(stack.enter_context(passthrough(port)))
+        if chosen.litellm:
+            targets.append(stack.enter_context(litellm(port, chosen.litellm)))
         if chosen.target != "proxy":
             targets.append(stack.enter_context(sluice(port)))
 

@@ -1,6 +1,7 @@
-"""What is measured: this gateway, and the plain proxy; each as the processes that it consists of."""
+"""What is measured: this gateway, the plain proxy, and LiteLLM where it is installed; each as the processes it consists of."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from cli.embedded import EmbeddedRedis, find_server
 CHECKOUT = Path(__file__).resolve().parents[1]
 KEY = "sk-sluice-benchmark-key-000000"
 START_SECONDS = 30.0
+SLOW_START_SECONDS = 120.0
 
 
 @dataclass
@@ -106,12 +108,45 @@ def sluice(upstream_port: int) -> Iterator[Target]:
         redis.stop()
 
 
-def _wait(url: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
+@contextlib.contextmanager
+def litellm(upstream_port: int, command: Path) -> Iterator[Target]:
+    """LiteLLM's proxy, one process, in front of the same upstream. `command`: its `litellm` in an environment of its own."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="litellm-bench-") as directory:
+        config = Path(directory) / "config.yaml"
+        upstream = f"http://127.0.0.1:{upstream_port}/v1"
+        parameters = {"model": "openai/bench", "api_base": upstream, "api_key": "sk-bench-0000000000000000"}
+        model_list = [{"model_name": "bench", "litellm_params": parameters}]
+        config.write_text(json.dumps({"model_list": model_list, "general_settings": {"master_key": KEY}}))
+        child = subprocess.Popen(
+            [str(command), "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"],
+            cwd=directory,
+            env={
+                **os.environ,
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it asks the network for prices
+                "LITELLM_LOG": "ERROR",
+                "LITELLM_MODE": "PRODUCTION",
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _wait(f"http://127.0.0.1:{port}/v1/models", seconds=SLOW_START_SECONDS)
+            yield Target("LiteLLM", port, {"proxy": psutil.Process(child.pid)})
+        finally:
+            child.terminate()
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+
+def _wait(url: str, *, seconds: float = START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while True:
         with contextlib.suppress(httpx2.HTTPError):
             if httpx2.get(url, headers={"authorization": f"Bearer {KEY}"}, trust_env=False).status_code == 200:
                 return
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{url} did not come up within {START_SECONDS:g} s")
+            raise RuntimeError(f"{url} did not come up within {seconds:g} s")
         time.sleep(0.05)
