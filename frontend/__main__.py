@@ -14,11 +14,14 @@ from frontend.admission import Admission
 from frontend.app import create_app
 from frontend.catalog import Catalog
 from frontend.jobs import Jobs
+from frontend.live import Live
+from frontend.overview import Lookout
 from frontend.server import ServerSettings, serve
 from frontend.services import Services
+from frontend.statistics import Statistics
 from frontend.watch import Patience, Watch
 from shared.errors import Failure
-from shared.process import run, stop_on_signal
+from shared.process import run, stop_on_signal, tell_on_signal
 from shared.redis import keys
 from shared.redis.address import Address
 from shared.redis.link import Link
@@ -73,6 +76,9 @@ async def _run(settings: FrontendSettings) -> None:
         on_resubscribed=lambda: watch.resubscribed(),
     )
     watch = Watch(jobs, catalog, subscription, Patience(settings.queue_seconds, settings.keepalive_comment_seconds))
+    statistics = Statistics()
+    lookout = Lookout(link, catalog, frontend_id, VERSION)
+    live = Live(lookout.read)
     stop = trio.Event()
 
     def readiness() -> list[str]:
@@ -93,18 +99,23 @@ async def _run(settings: FrontendSettings) -> None:
             started=started,
             sealing_key=seal.fingerprint,
             draining=stop.is_set(),
+            flows=statistics.flows(jobs.all()),
         )
 
     pepper = hashlib.sha256(b"sluice fingerprints" + ring[0].encode()).digest()
     admission = Admission([key.reveal() for key in settings.api_keys], pepper, open_door=settings.auth == "off")
     server = _server(settings)
-    app = create_app(Services(settings, server, admission, catalog, jobs, readiness, VERSION))
+    app = create_app(
+        Services(settings, server, admission, catalog, jobs, readiness, statistics, lookout, live, VERSION)
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stop_on_signal, stop, nursery.cancel_scope)
+        nursery.start_soon(tell_on_signal, lambda: {"jobs": len(jobs), **jobs.counts})
         await nursery.start(link.run)
         await nursery.start(subscription.run, jobs.deliver)
         nursery.start_soon(catalog.run)
         nursery.start_soon(watch.run)
+        nursery.start_soon(live.run, stop)
         nursery.start_soon(advertise, link, "frontend", frontend_id, advertisement)
         nursery.start_soon(_end_streams, stop, settings.drain_seconds, jobs)
         async with trio.open_nursery() as serving:

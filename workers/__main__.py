@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from shared.process import run, stop_on_signal
+from shared.process import run, stop_on_signal, tell_on_signal
 from shared.redis import keys
 from shared.redis.address import Address
 from shared.redis.blocking import BlockingLink
@@ -68,6 +68,7 @@ async def _run(settings: WorkerSettings) -> None:
         silence=settings.silence_seconds or deadlines.silence_seconds,
         total=settings.total_seconds or deadlines.total_seconds,
         calls_per_credential=settings.provider.calls_per_credential,
+        answer_bytes=settings.answer_limit_bytes,
     )
     link = Link(address, name=name)
     with BlockingLink(address, name=f"{name}-claims") as blocking, open_ears() as ears:
@@ -90,6 +91,7 @@ async def _run(settings: WorkerSettings) -> None:
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop_on_signal, stop, nursery.cancel_scope)
+            nursery.start_soon(tell_on_signal, worker.statistics)
             if ears is not None:
                 nursery.start_soon(ears.run)
             if sessions is not None:

@@ -129,6 +129,10 @@ class Worker:
         self.credentials.look_again()
         self.keeper.look_again()
 
+    def statistics(self) -> dict[str, int]:
+        """Attempts that run, those that are retained for their owners, and what they hold."""
+        return {"running": len(self._attempts), "claimed": self.intake.running, **self.outbox.statistics()}
+
     def _accept(self, job: Job) -> None:
         assert self._nursery is not None
         self._nursery.start_soon(self._attempt, job)

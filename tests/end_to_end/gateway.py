@@ -39,6 +39,14 @@ class Process:
     popen: "subprocess.Popen[bytes]"
     log: Path
 
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    @property
+    def lives(self) -> bool:
+        return self.popen.poll() is None
+
     def kill(self) -> None:
         """SIGKILL, and wait."""
         self.popen.kill()

@@ -57,8 +57,9 @@ class BadRequest(Exception):
 class Connection:
     """One accepted socket: unbuffered writes, buffered reads."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, client_port: int) -> None:
         self.sock = sock
+        self.client_port = client_port
         self.buffer = bytearray()
         self.closed = False
 
@@ -286,12 +287,12 @@ class Simulator:
                 while True:
                     await trio.lowlevel.wait_readable(listener)
                     try:
-                        sock, _address = listener.accept()
+                        sock, address = listener.accept()
                     except OSError:
                         continue
                     sock.setblocking(False)
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    nursery.start_soon(self._converse, Connection(sock))
+                    nursery.start_soon(self._converse, Connection(sock, address[1]))
 
     async def background(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Work beside the connections, for subclasses that need some."""
@@ -324,6 +325,7 @@ class Simulator:
     ) -> bool:
         """Answer one request; True if the connection can carry another."""
         call = self.ledger.open(number, method, target, headers, body)
+        call.client_port = connection.client_port
         answer = Answer(connection, call, self.ledger, self.metronome)
         try:
             async with trio.open_nursery() as nursery:

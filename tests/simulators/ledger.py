@@ -36,6 +36,8 @@ class Call:
     finished: bool = False
     bytes_sent: int = 0
     frames_sent: int = 0
+    client_port: int = 0
+    """The client's end of the connection, which tells whose it is."""
     text: str = ""
     """The text that this call's answer is made of (choice 0), known before the first byte is sent."""
     notes: dict[str, Any] = field(default_factory=dict)
@@ -120,6 +122,13 @@ class Ledger:
     def clear(self) -> None:
         """Forget closed calls; numbers go on counting."""
         self.calls = self.open_calls
+        self.changed()
+
+    def begin_again(self) -> None:
+        """Forget everything and count from one again; only while no call is open."""
+        self.calls = []
+        self.calls_seen = 0
+        self.peak_by_key.clear()
         self.changed()
 
     # The rest is for the server.
