@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
-from shared.errors import GatewayError
+import msgspec
+
+from shared.errors import GatewayError, fail
 from shared.sansio.completion import AnswerAssembler, ChunkRenderer, Completion
 from shared.sansio.lines import LineSplitter
 from shared.sansio.relay import BodyGatherer, Relay
@@ -14,20 +16,31 @@ from shared.schema.events import Complete, Delta, Event
 from shared.schema.job import Job
 from workers.provider import Exchange, HttpStream
 
+_encode = msgspec.json.Encoder().encode
+
+ANSWER_BYTES: Final = 32 * 1024 * 1024
+DELTA_BYTES: Final = 64
+CALL_BYTES: Final = 512
+"""What a delta costs beside its text, and one of a tool call: an answer of single letters takes many times their size."""
+
 
 class Answer:
     """One exchange's answer. A streaming caller gets chunks as they come; another gets one body, at the end.
 
+    `limit_bytes`: of an answer that is gathered here until its end; one that is streamed on is bounded by the outbox's window.
     `progressed` is raised by a delta. `over`: nothing more will be rendered.
     `failure`: how the answer ended instead; the chunks before it are good.
     """
 
-    def __init__(self, job: Job, exchange: Exchange, prompt_bytes: int) -> None:
+    def __init__(self, job: Job, exchange: Exchange, prompt_bytes: int = 0, *, limit_bytes: int = ANSWER_BYTES) -> None:
         self.over = False
         self.failure: GatewayError | None = None
         self.progressed = False
         self._decoder = exchange.decoder
-        self._splitter = _splitter(exchange)
+        self._splitter = _splitter(exchange, limit_bytes)
+        self._gathers = not job.stream
+        self._gathered_bytes = 0
+        self._limit_bytes = limit_bytes
         self.rendering = _rendering(job, prompt_bytes)
 
     def feed(self, piece: bytes) -> list[bytes]:
@@ -62,12 +75,24 @@ class Answer:
             return
         for event in events:
             chunks += self.rendering.feed(event)
-            kind = type(event)
-            if kind is Delta:
+            if type(event) is Delta:
                 self.progressed = True
-            elif kind is Complete:
+                if self._gathers:
+                    self._weigh(event)
+            elif type(event) is Complete:
                 self.over = True
                 return
+
+    def _weigh(self, delta: Delta) -> None:
+        """Raises `protocol_error` when the answer so far exceeds the limit."""
+        self._gathered_bytes += CALL_BYTES if "tool_calls" in delta.fields else DELTA_BYTES
+        self._gathered_bytes += len(delta.logprobs or b"") + sum(map(_size, delta.fields.values()))
+        if self._gathered_bytes > self._limit_bytes:
+            raise fail("protocol_error", f"The upstream sent an answer of more than {self._limit_bytes} bytes.")
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, msgspec.Raw | str) else len(_encode(value))
 
 
 def _rendering(job: Job, prompt_bytes: int) -> Completion | Relay:
@@ -86,10 +111,10 @@ def _rendering(job: Job, prompt_bytes: int) -> Completion | Relay:
     return (TextAssembler if legacy else AnswerAssembler)(**facts)
 
 
-def _splitter(exchange: Exchange) -> Splitter | LineSplitter | BodyGatherer:
+def _splitter(exchange: Exchange, limit_bytes: int) -> Splitter | LineSplitter | BodyGatherer:
     framing = exchange.framing if isinstance(exchange, HttpStream) else "sse"
     if framing == "lines":
         return LineSplitter()
     if framing == "json":
-        return BodyGatherer()
+        return BodyGatherer(limit_bytes)
     return Splitter(tolerant=framing == "sse-tolerant")

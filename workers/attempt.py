@@ -20,12 +20,12 @@ import trio
 
 from shared.errors import Failure, GatewayError
 from shared.schema.job import Accepted, FrameKind, Job, Outcome
-from workers.answer import Answer
+from workers.answer import ANSWER_BYTES, Answer
 from workers.asking import ask
 from workers.credentials import Credentials, callers_own
 from workers.exchange import TransportError
 from workers.outbox import Outbox, Retained
-from workers.provider import Call, Credential, Decoder, HttpStream, Provider, ScriptedStream, SocketIOStream
+from workers.provider import Call, Credential, Decoder, Exchange, HttpStream, Provider, ScriptedStream, SocketIOStream
 from workers.runs import start_run
 from workers.transports.http import HttpExchange, HttpTransport
 
@@ -45,12 +45,14 @@ TAIL_SECONDS: Final = 0.1
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds: to the first delta, between two deltas, in total. Calls: with one credential at once, 0 for any number."""
+    """Seconds: to the first delta, between two deltas, in total. Calls: with one credential at once, 0 for any number.
+    Bytes: of an answer that is not streamed on."""
 
     first_token: float
     silence: float
     total: float
     calls_per_credential: int = 0
+    answer_bytes: int = ANSWER_BYTES
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class Attempt:
             reply = await stream.read(ERROR_BODY_BYTES)
             raise GatewayError(self._means.provider.refusal(reply))
         self._accept(retained, exchange.dropped)
-        answer = Answer(self.job, exchange, self._prompt_bytes)
+        answer = self._an_answer(exchange)
         while not answer.over:
             piece = await stream.receive()
             self._publish(retained, answer, answer.feed(piece) if piece else answer.end())
@@ -220,7 +222,7 @@ class Attempt:
         seat = await start_run(exchange, means.provider, sessions, http, timeout_seconds=means.limits.first_token)
         with seat:
             self._accept(retained, exchange.dropped)
-            answer = Answer(self.job, exchange, self._prompt_bytes)
+            answer = self._an_answer(exchange)
             while not answer.over:
                 try:
                     events = await seat.receive()
@@ -232,7 +234,7 @@ class Attempt:
 
     async def _play(self, retained: Retained, script: ScriptedStream) -> None:
         self._accept(retained)
-        answer = Answer(self.job, script, self._prompt_bytes)
+        answer = self._an_answer(script)
         for step in script.steps:
             if step.delay_seconds:
                 await trio.sleep(step.delay_seconds)
@@ -243,6 +245,9 @@ class Attempt:
                 await retained.room()
         if not answer.over:
             self._publish(retained, answer, answer.end())
+
+    def _an_answer(self, exchange: Exchange) -> Answer:
+        return Answer(self.job, exchange, self._prompt_bytes, limit_bytes=self._means.limits.answer_bytes)
 
     def _accept(self, retained: Retained, dropped: Sequence[str] = ()) -> None:
         self._accepted = True

@@ -5,7 +5,6 @@ entry-point group `sluice.providers`, one entry for each provider, whose name is
 OpenAI-compatible upstream that the settings alone describe.
 """
 
-import hashlib
 import importlib
 import pkgutil
 from importlib.metadata import entry_points
@@ -42,7 +41,7 @@ def _upstream(settings: ProviderSettings, *, drops_unsupported: bool) -> Upstrea
     return Upstream(
         settings.name,
         settings.base_url,
-        [Credential(_fingerprint(key.reveal()), key.reveal()) for key in settings.keys],
+        [Credential(str(position), key.reveal()) for position, key in enumerate(settings.keys)],
         [public for public, _ in models],
         Timeouts(
             deadlines.connect_seconds,
@@ -64,8 +63,3 @@ def _revealed(value: Any) -> Any:
     if isinstance(value, Secret):
         return value.reveal()
     return tuple(map(_revealed, value)) if isinstance(value, tuple) else value
-
-
-def _fingerprint(secret: str) -> str:
-    """A name for a key that may be logged: the same in every worker, and of no use to find the key."""
-    return hashlib.sha256(secret.encode()).hexdigest()[:8]

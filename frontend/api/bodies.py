@@ -30,7 +30,7 @@ def identify(admission: Admission) -> Caller:
 
 async def json_body() -> bytes:
     """The body as bytes. Raises `GatewayError` for another media type; too large and too slow are Quart's to refuse."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if any(coding.strip().lower() != "identity" for coding in request.headers.getlist("content-encoding")):
         raise fail("unsupported_media_type", "Compressed request bodies are not accepted; send plain JSON.")
     media_type = request.mimetype
     if media_type and media_type != "application/json" and not media_type.endswith("+json"):

@@ -12,7 +12,7 @@ Both machines take the same events and obey the same rules, so there is one path
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -249,31 +249,25 @@ class AnswerAssembler(Completion):
 
 
 class Message:
-    """One choice's message in the making."""
+    """One choice's message in the making. Everything is kept as it came and put together once, at the end: in linear time."""
 
-    __slots__ = ("_calls", "_others", "_texts", "logprobs")
+    __slots__ = ("_calls", "_pieces", "logprobs")
 
     def __init__(self) -> None:
-        self._texts: dict[str, list[bytes]] = {
-            "content": []
-        }  # JSON strings without their quotes: they join as they are
-        self._others: dict[str, Any] = {}
-        self._calls: dict[int, dict[str, Any]] = {}
+        self._pieces: dict[str, list[bytes]] = {}  # JSON, by field
+        self._calls: dict[int, list[dict[str, Any]]] = {}
         self.logprobs: dict[str, list[msgspec.Raw] | None] | None = None
 
     def add(self, name: str, value: Any) -> int:
         """More of a field; returns its size in bytes of JSON."""
         rendered = bytes(value) if type(value) is msgspec.Raw else _encode(value)
-        if rendered.startswith(b'"'):
-            self._texts.setdefault(name, []).append(rendered[1:-1])
-        elif rendered != b"null":
-            self._others[name] = _joined(self._others.get(name), _decode(rendered))
+        if rendered != b"null":
+            self._pieces.setdefault(name, []).append(rendered)
         return len(rendered)
 
     def add_calls(self, fragments: list[dict[str, Any]]) -> None:
         for fragment in fragments:
-            index = fragment.pop("index")
-            self._calls[index] = _joined(self._calls.get(index), fragment)
+            self._calls.setdefault(fragment.pop("index"), []).append(fragment)
 
     def add_logprobs(self, logprobs: msgspec.Raw) -> None:
         if self.logprobs is None:
@@ -284,28 +278,50 @@ class Message:
             return  # nothing that a caller could use
         for name, more in lists.items():
             known = self.logprobs.get(name)
-            self.logprobs[name] = more if known is None else known + (more or [])
+            if known is None:
+                self.logprobs[name] = more
+            else:
+                known.extend(more or [])
 
     def fields(self) -> dict[str, Any]:
         """OpenAI's `message` object. Without a text, `content` is null if there is something in its place, else empty."""
-        texts = {name: msgspec.Raw(b'"%s"' % b"".join(pieces)) for name, pieces in self._texts.items() if pieces}
-        instead = bool(self._calls) or "refusal" in texts or bool(self._others)
-        fields: dict[str, Any] = {"role": "assistant", "content": None if instead else "", "refusal": None, **texts}
-        fields |= self._others
+        said = {name: _strung(pieces) for name, pieces in self._pieces.items()}
+        instead = bool(self._calls) or any(
+            name == "refusal" or type(value) is not msgspec.Raw for name, value in said.items()
+        )
+        fields: dict[str, Any] = {"role": "assistant", "content": None if instead else "", "refusal": None, **said}
         if self._calls:
-            fields["tool_calls"] = [call for _, call in sorted(self._calls.items())]
+            fields["tool_calls"] = [_joined(fragments) for _, fragments in sorted(self._calls.items())]
         return fields
 
 
-def _joined(known: Any, more: Any) -> Any:
-    """Two differences of one value as one: texts and lists are strung together, objects field by field; else the last wins."""
-    if isinstance(known, str) and isinstance(more, str):
-        return known + more
-    if isinstance(known, list) and isinstance(more, list):
-        return known + more
-    if isinstance(known, dict) and isinstance(more, dict):
-        return known | {name: _joined(known.get(name), value) for name, value in more.items()}
-    return known if more is None else more
+def _strung(pieces: Sequence[bytes]) -> Any:
+    """The value of which these are the differences, each in JSON. Texts join as they are."""
+    if all(piece.startswith(b'"') for piece in pieces):
+        return msgspec.Raw(b'"%s"' % b"".join([piece[1:-1] for piece in pieces]))
+    return _joined([_decode(piece) for piece in pieces])
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """The differences of one value as one: texts and lists are strung together (texts among lists as parts of OpenAI's form),
+    objects field by field; else the last wins."""
+    values = [value for value in values if value is not None]
+    kinds = {type(value) for value in values}
+    if kinds == {str}:
+        return "".join(values)
+    if kinds in ({list}, {list, str}):
+        return [part for value in values for part in (value if isinstance(value, list) else _text_part(value))]
+    if kinds == {dict}:
+        fields: dict[str, list[Any]] = {}
+        for value in values:
+            for name, more in value.items():
+                fields.setdefault(name, []).append(more)
+        return {name: _joined(more) for name, more in fields.items()}
+    return values[-1] if values else None
+
+
+def _text_part(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}] if text else []
 
 
 def usage_fields(usage: Usage) -> dict[str, Any]:

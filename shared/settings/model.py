@@ -68,7 +68,7 @@ class SharedSettings:
     silence_seconds: float | None = setting(
         "SLUICE_SILENCE_SECONDS",
         seconds(0.1),
-        "Longest pause between two bytes of an upstream's answer. Empty: the provider's own.",
+        "Longest pause between two pieces of an upstream's answer. Empty: the provider's own.",
         unit="s",
     )
     total_seconds: float | None = setting(
@@ -240,6 +240,13 @@ class WorkerSettings(SharedSettings):
         "What becomes of a parameter that an upstream cannot honour: the request is refused, or goes on without it and the"
         " answer's header `x-sluice-dropped-parameters` says so.",
         default="refuse",
+    )
+    answer_limit_bytes: int = setting(
+        "SLUICE_ANSWER_LIMIT_BYTES",
+        whole(1024, 1 << 30),
+        "Largest answer that a worker gathers for a caller who does not stream; a larger one is an error.",
+        default="33554432",
+        unit="bytes",
     )
     provider: ProviderSettings
 

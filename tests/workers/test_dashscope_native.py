@@ -104,10 +104,9 @@ def test_parameters_keep_every_digit() -> None:
     [
         ({"max_completion_tokens": 7}, {"max_tokens": 7}),
         ({"max_completion_tokens": 7, "max_tokens": 5}, {"max_tokens": 5}),
-        ({"temperature": 2}, {"temperature": 1.99}),
-        ({"temperature": 2.0}, {"temperature": 1.99}),
+        ({"temperature": 1.99}, {"temperature": 1.99}),
         ({"temperature": None, "stop": None}, {}),
-        ({"top_p": 0}, {"top_p": 0.001}),
+        ({"top_p": 0.001}, {"top_p": 0.001}),
         ({"result_format": "text", "incremental_output": False}, {}),
         ({"user": "u", "metadata": {"a": "b"}, "store": True, "frequency_penalty": 0, "logit_bias": {}}, {}),
     ],
@@ -124,6 +123,9 @@ def test_parameters_that_change(body: dict[str, Any], parameters: dict[str, Any]
         {"reasoning_effort": "high"},
         {"functions": [{"name": "f"}]},
         {"modalities": ["text", "audio"]},
+        {"temperature": 2},
+        {"temperature": 2.0},
+        {"top_p": 0},
     ],
 )
 def test_what_has_no_counterpart_is_refused_or_told(body: dict[str, Any]) -> None:

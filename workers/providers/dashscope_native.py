@@ -38,6 +38,8 @@ _SAME: Final = (
 """Parameters that have the same name and meaning here."""
 
 _HONOURED: Final = frozenset({*_SAME, "max_completion_tokens"})
+_OPEN_ENDS: Final = {"temperature": 2, "top_p": 0}
+"""Values that OpenAI's ranges include and this upstream's do not."""
 _OURS: Final = frozenset({"result_format", "incremental_output"})
 
 _encode = msgspec.json.Encoder().encode
@@ -77,6 +79,7 @@ class DashScopeNative:
         cumulative, multimodal = _among(self._cumulative, model), _among(self._multimodal, model)
         # What OpenAI does not know either goes on to the upstream, which says no to what it does not know.
         honoured = (_HONOURED | call.body.keys() - OPENAI) - ({"tools"} if cumulative else set())
+        honoured -= _beyond_the_ends(call.body, drops=self._drops_unsupported)
         dropped = left_out(call.body, honoured, drops=self._drops_unsupported)
         messages = [_message(message, position, multimodal) for position, message in enumerate(history(call.body))]
         parameters = _parameters({name: value for name, value in call.body.items() if name in honoured})
@@ -113,12 +116,19 @@ def _parameters(fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     newer_name = said.pop("max_completion_tokens", None)
     if newer_name is not None:
         said.setdefault("max_tokens", newer_name)
-    # The ends of OpenAI's ranges are no values here: the next ones inside mean the same.
-    if _number(said.get("temperature")) == 2:
-        said["temperature"] = msgspec.Raw(b"1.99")
-    if _number(said.get("top_p")) == 0:
-        said["top_p"] = msgspec.Raw(b"0.001")
     return said
+
+
+def _beyond_the_ends(fields: Mapping[str, msgspec.Raw], *, drops: bool) -> set[str]:
+    """Parameters at the end of OpenAI's range, which is no value here. Raises `unsupported_parameter`, unless `drops`."""
+    names = {name for name, end in _OPEN_ENDS.items() if _number(fields.get(name)) == end}
+    for name in sorted(names) if not drops else ():
+        raise fail(
+            "unsupported_parameter",
+            f"Unsupported value: '{name}' does not support {_OPEN_ENDS[name]} with this model.",
+            param=name,
+        )
+    return names
 
 
 def _number(value: msgspec.Raw | None) -> float | None:

@@ -1,6 +1,7 @@
 """What callers get: OpenAI's chunks to the field, or one answer, from the same events."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -23,10 +24,15 @@ def rendered(events, **options):
 
 def assembled(events, **options):
     assembler = AnswerAssembler(**NAMES, **options)
+    answer = unchecked(assembler, events)
+    ChatCompletion.model_validate(answer, strict=True)
+    return answer
+
+
+def unchecked(assembler, events):
     for event in events:
         assert assembler.feed(event) == []
     (body,) = assembler.end()
-    ChatCompletion.model_validate(json.loads(body), strict=True)
     return json.loads(body)
 
 
@@ -259,6 +265,35 @@ def test_a_failure_is_raised_and_ends_it(machine):
         made.feed(Failed(Failure("overloaded", "x")))
     assert made.feed(text("b")) == [] == made.end()
     assert made.usage == Usage(1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "content"),
+    [
+        (["a", [{"type": "image"}], "b", "", "c"], [("a"), {"type": "image"}, "b", "c"]),
+        ([[{"type": "thinking"}], "a"], [{"type": "thinking"}, "a"]),
+        ([{"x": "a", "y": [1]}, {"x": "b", "y": [2], "z": None}], {"x": "ab", "y": [1, 2], "z": None}),
+        (["a", {"x": 1}], {"x": 1}),
+        ([7, 8], 8),
+    ],
+)
+def test_a_content_that_is_no_text_is_put_together_too(pieces, content):
+    if isinstance(content, list):
+        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+    answer = unchecked(AnswerAssembler(**NAMES), [*(Delta({"content": piece}) for piece in pieces), Finish("stop")])
+    assert answer["choices"][0]["message"]["content"] == content
+
+
+def test_a_long_tool_call_takes_linear_time():
+    first = Delta({"tool_calls": [{"index": 0, "id": "call_1", "function": {"name": "f", "arguments": ""}}]})
+    more = Delta({"tool_calls": [{"index": 0, "function": {"arguments": "x" * 10}}]})
+    logprobs = Delta({}, 0, Raw(b'{"content":[{"token":"x","logprob":0.0,"top_logprobs":[]}]}'))
+    began = time.process_time()
+    answer = assembled([first, *[more] * 20_000, *[logprobs] * 20_000, Finish("tool_calls")])
+    assert time.process_time() - began < 2
+    choice = answer["choices"][0]
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == "x" * 200_000
+    assert len(choice["logprobs"]["content"]) == 20_000
 
 
 def test_what_follows_a_finish_reason_is_dropped():
