@@ -14,6 +14,7 @@ from frontend.admission import Admission
 from frontend.app import create_app
 from frontend.catalog import Catalog
 from frontend.jobs import Jobs
+from frontend.known_keys import KnownKeys
 from frontend.live import Live
 from frontend.overview import Lookout
 from frontend.server import ServerSettings, serve
@@ -24,6 +25,7 @@ from shared.errors import Failure
 from shared.process import run, stop_on_signal, tell_on_signal
 from shared.redis import keys
 from shared.redis.address import Address
+from shared.redis.callers import CallerStore
 from shared.redis.link import Link
 from shared.redis.presence import advertise
 from shared.redis.subscription import Subscription
@@ -71,7 +73,7 @@ async def _run(settings: FrontendSettings) -> None:
     )
     subscription = Subscription(
         address,
-        [keys.frontend_channel(frontend_id)],
+        [keys.frontend_channel(frontend_id), keys.CALLERS_NEWS],
         name="sluice-frontend-frames",
         on_resubscribed=lambda: watch.resubscribed(),
     )
@@ -103,7 +105,12 @@ async def _run(settings: FrontendSettings) -> None:
         )
 
     pepper = hashlib.sha256(b"sluice fingerprints" + ring[0].encode()).digest()
-    admission = Admission([key.reveal() for key in settings.api_keys], pepper, open_door=settings.auth == "off")
+    callers = CallerStore(link, seal)
+    known_keys = KnownKeys(callers)
+    admission = Admission(
+        [key.reveal() for key in settings.api_keys], pepper,
+        open_door=settings.auth == "off", store=callers, known=known_keys,
+    )  # fmt: skip
     server = _server(settings)
     app = create_app(
         Services(settings, server, admission, catalog, jobs, readiness, statistics, lookout, live, VERSION)
@@ -112,7 +119,8 @@ async def _run(settings: FrontendSettings) -> None:
         nursery.start_soon(stop_on_signal, stop, nursery.cancel_scope)
         nursery.start_soon(tell_on_signal, lambda: {"jobs": len(jobs), **jobs.counts})
         await nursery.start(link.run)
-        await nursery.start(subscription.run, jobs.deliver)
+        await nursery.start(subscription.run, partial(_deliver, jobs, known_keys))
+        nursery.start_soon(known_keys.run)
         nursery.start_soon(catalog.run)
         nursery.start_soon(watch.run)
         nursery.start_soon(live.run, stop)
@@ -123,6 +131,13 @@ async def _run(settings: FrontendSettings) -> None:
             _log.info("frontend %s listens on %s:%d", frontend_id, host, port)
         jobs.flush_orders()  # workers that leave as well wait to hear that we have everything
         nursery.cancel_scope.cancel()
+
+
+def _deliver(jobs: Jobs, known_keys: KnownKeys, channel: bytes, message: bytes) -> None:
+    if channel == keys.CALLERS_NEWS:
+        known_keys.changed(message.decode("ascii", "replace"))
+    else:
+        jobs.deliver(channel, message)
 
 
 async def _end_streams(stop: trio.Event, drain_seconds: float, jobs: Jobs) -> None:
@@ -140,6 +155,8 @@ def _server(settings: FrontendSettings) -> ServerSettings:
         write_stall_seconds=settings.stall_seconds,
         graceful_seconds=settings.drain_seconds + LAST_WORDS_SECONDS,
         max_connections=settings.max_connections,
+        max_connections_per_address=settings.max_connections_per_address,
+        refusal_headers=Cors(settings.cors_origins).headers,
         reuse_port=settings.share_port,
     )
 

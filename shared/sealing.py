@@ -43,6 +43,7 @@ class Seal:
         self.fingerprint = key_id.hex()
         self.ring = tuple(known.hex() for known in self._masters)
         self._naming = _derive(masters[0], b"", b"sluice names")
+        self._proving = [_derive(master, b"", b"sluice callers' keys") for master in self._masters.values()]
         salt = os.urandom(_SALT_BYTES)
         self._head = _VERSION + key_id + salt
         self._own = AESGCM(_derive(masters[0], salt, b"sluice seal"))
@@ -69,6 +70,11 @@ class Seal:
         """A name for a secret, 16 hex digits, that may be shown and logged: the same in every process that seals with the same
         key, and of no use to find or to check the secret without that key."""
         return hmac.digest(self._naming, purpose + b"\0" + secret, "sha256")[:8].hex()
+
+    def digests(self, key: bytes) -> tuple[str, ...]:
+        """What is kept of a caller's key: 64 hex digits for each key of the ring, the first's first. Whoever has no key of the
+        ring can neither find a caller's key by them nor check a guess."""
+        return tuple(hmac.digest(proving, key, "sha256").hex() for proving in self._proving)
 
     def _meet(self, head: bytes) -> AESGCM:
         master = self._masters.get(head[1:5])

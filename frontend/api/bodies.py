@@ -21,9 +21,12 @@ def on_leave(function: Callable[[], object]) -> None:
     request.scope[ON_LEAVE].append(function)  # type: ignore[literal-required]
 
 
-def identify(admission: Admission) -> Caller:
-    """The caller of the current request; whether the key is ours is for the endpoint to require."""
-    caller = admission.identify(request.headers.getlist("authorization"))
+async def identify(admission: Admission) -> Caller:
+    """The caller of the current request; whether the key is ours is for the endpoint to require.
+
+    Raises `GatewayError` `queue_unavailable` if only Redis could tell, and it is away.
+    """
+    caller = await admission.identify(request.headers.getlist("authorization"))
     visit().facts["key"] = caller.fingerprint
     return caller
 

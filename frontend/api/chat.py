@@ -34,7 +34,7 @@ def blueprint(services: Services) -> Blueprint:
 
 async def serve(services: Services, endpoint: str, decoder: "msgspec.json.Decoder[R]") -> Response:
     """Answer the current request through a worker: who asks, what, for which model, then the job."""
-    caller = identify(services.admission)
+    caller = await identify(services.admission)
     if not (caller.presented and services.catalog.takes_callers_keys):
         services.admission.require(caller)
     body = await json_body()

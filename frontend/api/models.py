@@ -13,19 +13,19 @@ def blueprint(services: Services) -> Blueprint:
 
     @routes.get("/v1/models")
     async def list_models() -> Response:
-        _admit(services)
+        await _admit(services)
         return _json({"object": "list", "data": [_object(model) for model in services.catalog.models()]})
 
     @routes.get("/v1/models/<path:name>")
     async def one_model(name: str) -> Response:
-        _admit(services)
+        await _admit(services)
         return _json(_object(services.catalog.model(name)))
 
     return routes
 
 
-def _admit(services: Services) -> None:
-    caller = identify(services.admission)
+async def _admit(services: Services) -> None:
+    caller = await identify(services.admission)
     if not (services.catalog.takes_callers_keys and caller.presented):
         services.admission.require(caller)
 

@@ -20,6 +20,9 @@
 | `sluice:answers:{all}` | hash, name → sealed | as long as the last of them | answers that are kept for identical requests |
 | `…:ends` | sorted set, name → when it ends | same | the same answers, the next to go first |
 | `…:bytes` | string, number | same | their size together |
+| `sluice:callers` | hash, id → JSON | for ever, also when revoked | callers' keys: what each may do, and digests of it |
+| `sluice:callers:revisions` | hash, id → number | same | counts the changes of each; negative when it was revoked |
+| `sluice:callers:news` | channel | – | the id of a caller's key that has changed |
 
 `{…}` around a provider is literal: it is the hash tag that keeps one provider's keys on one node of a Redis Cluster.
 All members of the group read under one consumer name: an entry is acknowledged and deleted the moment it is read, so it
@@ -36,6 +39,10 @@ JOB_FIELD: Final = b"job"
 _POOL_PARTS: Final = (b"secrets", b"order", b"timers", b"tasks", b"pool", b"signups")
 
 ANSWERS: Final = (b"sluice:answers:{all}", b"sluice:answers:{all}:ends", b"sluice:answers:{all}:bytes")
+
+CALLERS: Final = b"sluice:callers"
+CALLER_REVISIONS: Final = b"sluice:callers:revisions"
+CALLERS_NEWS: Final = b"sluice:callers:news"
 
 ALIVE: Final = b"sluice:alive"
 ALIVE_SECONDS: Final = 5

@@ -1,5 +1,8 @@
 """Callers' keys as they are kept in Redis, without the key: what one is called and what it may do."""
 
+import re
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
@@ -38,3 +41,23 @@ class CallerKey(msgspec.Struct, frozen=True, omit_defaults=True):
     monthly_tokens: int | None = None
     priority: Priority = "normal"
     cache_seconds: float = 0.0
+
+    def allows(self, provider: str, *names: str) -> bool:
+        """Whether this key may ask `provider` for a model that goes by these names; one that is allowed is enough. The name
+        with the provider before it, `provider/model`, is always among them."""
+        if self.providers and not _one_of(self.providers).fullmatch(provider):
+            return False
+        if not self.models:
+            return True
+        allowed = _one_of(self.models)
+        return any(allowed.fullmatch(name) or allowed.fullmatch(f"{provider}/{name}") for name in names)
+
+    def has_expired(self, now: float) -> bool:
+        """`now` in Unix seconds."""
+        return self.expires_at is not None and now >= self.expires_at
+
+
+@lru_cache(maxsize=4096)
+def _one_of(patterns: Sequence[str]) -> re.Pattern[str]:
+    """Matches what one of the patterns stands for, in which `*` is any text and everything else itself."""
+    return re.compile("|".join(".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns), re.DOTALL)

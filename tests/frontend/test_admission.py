@@ -3,18 +3,32 @@
 import logging
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from frontend.admission import LONGEST_KEY, Admission
+from frontend.known_keys import KnownKeys
 from shared.errors import GatewayError
+from shared.redis.address import Address
+from shared.redis.callers import CallerStore
+from shared.redis.link import Link
+from shared.schema import key_text
+from shared.schema.caller import ANYBODY, FOREIGN, MASTER
+from shared.sealing import Seal
 
 KEY = "sk-sluice-0123456789abcdef"
 OTHER = "sk-sluice-fedcba9876543210"
 
 
-def an_admission(*keys, open_door=False, pepper=b"pepper"):
-    return Admission(keys or (KEY, OTHER), pepper, open_door=open_door)
+def admission_with(keys, open_door=False, pepper=b"pepper"):
+    """Redis is away, so whatever asks it fails."""
+    store = CallerStore(Link(Address.parse("unix:///nowhere")), Seal(["a-secret-key-only-for-tests-0123456789"]))
+    return Admission(keys, pepper, open_door=open_door, store=store, known=KnownKeys(store))
+
+
+def an_admission(**options):
+    return admission_with((KEY, OTHER), **options)
 
 
 @pytest.mark.parametrize(
@@ -30,9 +44,9 @@ def an_admission(*keys, open_door=False, pepper=b"pepper"):
         f"Bearer {OTHER}",
     ],
 )
-def test_a_known_key(header):
+async def test_a_known_key(header):
     admission = an_admission()
-    caller = admission.identify([header])
+    caller = await admission.identify([header])
     assert caller.known
     admission.require(caller)
 
@@ -63,62 +77,92 @@ def test_a_known_key(header):
         ["Bearer ключ"],
     ],
 )
-def test_everybody_else_hears_the_same(headers):
+async def test_everybody_else_hears_the_same(headers):
     admission = an_admission()
-    caller = admission.identify(headers)
+    caller = await admission.identify(headers)
     assert not caller.known
     with pytest.raises(GatewayError) as refused:
         admission.require(caller)
     failure = refused.value.failure
     assert (failure.kind, failure.row.status, failure.row.code) == ("invalid_api_key", 401, "invalid_api_key")
     with pytest.raises(GatewayError) as missing:
-        admission.require(admission.identify([]))
+        admission.require(await admission.identify([]))
     assert failure == missing.value.failure
     assert not any(word in failure.message for header in headers for word in header.split() if word.lower() != "bearer")
 
 
-def test_an_open_door_knows_everybody_and_still_tells_them_apart():
+async def test_an_open_door_knows_everybody_and_still_tells_them_apart():
     admission = an_admission(open_door=True)
-    nobody, somebody = admission.identify([]), admission.identify(["Bearer upstream-key"])
+    nobody, somebody = [await admission.identify(headers) for headers in ([], ["Bearer upstream-key"])]
     assert nobody.known and somebody.known
+    assert nobody.key.id == somebody.key.id == ANYBODY
     admission.require(nobody)
     assert nobody.fingerprint == "none" != somebody.fingerprint
     assert somebody.presented == "upstream-key"
 
 
-def test_only_a_foreign_key_can_be_an_upstreams():
-    assert an_admission().identify([f"Bearer {KEY}"]).presented == ""
-    assert an_admission(open_door=True).identify([f"Bearer {KEY}"]).presented == ""
+async def presented(key, **options):
+    return (await an_admission(**options).identify([f"Bearer {key}"])).presented
+
+
+async def test_only_a_foreign_key_can_be_an_upstreams():
+    assert await presented("sk-upstream") == "sk-upstream"
+    assert await presented(KEY) == ""
+    assert await presented(KEY, open_door=True) == ""
+    assert await presented(KEY + "x") == "", "ours, mistyped: no upstream may see it"
     for odd in ("ключ", "sk-\x01", "\udcff"):
-        assert an_admission().identify([f"Bearer {odd}"]).presented == "", "no header could carry it"
+        assert await presented(odd) == "", "no header could carry it"
 
 
-def test_an_empty_key_in_the_settings_opens_nothing():
-    admission = Admission([""], b"pepper", open_door=False)
-    assert not admission.identify([]).known
-    assert not admission.identify(["Bearer "]).known
+@pytest.mark.parametrize("keys", [[], [""]], ids=["none", "empty"])
+async def test_without_keys_nobody_is_known(keys):
+    admission = admission_with(keys)
+    for headers in ([], ["Bearer "], [f"Bearer {KEY}"]):
+        assert not (await admission.identify(headers)).known
 
 
-def test_without_keys_nobody_is_known():
-    assert not Admission([], b"pepper", open_door=False).identify([f"Bearer {KEY}"]).known
-
-
-def test_a_fingerprint_names_a_key_only_here():
-    one, again, other = (an_admission().identify([f"Bearer {key}"]).fingerprint for key in (KEY, KEY, OTHER))
+async def test_a_fingerprint_names_a_key_only_here():
+    callers = [await an_admission().identify([f"Bearer {key}"]) for key in (KEY, KEY, OTHER)]
+    one, again, other = (caller.fingerprint for caller in callers)
     assert one == again != other
     assert len(one) == 8 and int(one, 16) >= 0
-    assert one != an_admission(pepper=b"another").identify([f"Bearer {KEY}"]).fingerprint
+    assert one != (await an_admission(pepper=b"another").identify([f"Bearer {KEY}"])).fingerprint
 
 
-def test_a_caller_never_shows_its_key(caplog):
-    caller = Admission([], b"pepper", open_door=False).identify([f"Bearer {KEY}"])
+async def test_a_caller_never_shows_its_key(caplog):
+    caller = await an_admission().identify(["Bearer sk-upstream-0123456789"])
     with caplog.at_level(logging.INFO):
         logging.getLogger("test").info("%s %r %s", caller, caller, [caller])
-    assert caller.presented == KEY
-    assert KEY not in caplog.text
+    assert caller.presented == "sk-upstream-0123456789"
+    assert caller.presented not in caplog.text
     assert caller.fingerprint in caplog.text
 
 
 @given(st.lists(st.text(max_size=40), max_size=3))
 def test_no_header_breaks_it(headers):
-    assert not an_admission().identify(headers).known
+    assert not trio.run(an_admission().identify, headers).known
+
+
+async def test_who_is_charged_and_who_administers():
+    admission = an_admission()
+    master, foreign = [await admission.identify([f"Bearer {key}"]) for key in (KEY, "sk-upstream")]
+    assert (master.key.id, foreign.key.id) == (MASTER, FOREIGN)
+    admission.require_master(master)
+    with pytest.raises(GatewayError, match="invalid_api_key"):
+        admission.require_master(foreign)
+    open_door = an_admission(open_door=True)
+    with pytest.raises(GatewayError, match="permission"):
+        open_door.require_master(await open_door.identify([]))
+    open_door.require_master(await open_door.identify([f"Bearer {KEY}"]))
+
+
+async def test_a_key_that_only_redis_knows_is_no_longer_a_matter_of_yes_and_no_without_redis():
+    admission = an_admission()
+    created = key_text.compose("0123abcd", bytes(32))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(admission._known.run)
+        with trio.fail_after(5), pytest.raises(GatewayError, match="queue_unavailable"):
+            await admission.identify([f"Bearer {created}"])
+        nursery.cancel_scope.cancel()
+    mistyped = created[:-1] + ("A" if created[-1] != "A" else "B")
+    assert not (await admission.identify([f"Bearer {mistyped}"])).known, "nobody needs to be asked"
