@@ -76,6 +76,10 @@ class Catalog:
         """Whether any live provider is called with the caller's own upstream key."""
         return any(worker.caller_credentials for worker in self._providers.values())
 
+    def lists(self, provider: str, model: str) -> bool:
+        """Whether the provider offers the model by name."""
+        return (provider, model) in self._listed
+
     def alive(self, provider: str) -> bool:
         return provider in self._providers
 

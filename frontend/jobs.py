@@ -7,6 +7,7 @@
 """
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -14,6 +15,7 @@ import trio
 
 from frontend.open_job import OpenJob, Submission
 from shared.errors import Failure, fail
+from shared.measuring import Histogram
 from shared.redis import keys
 from shared.redis.failures import RefusalKind, Refused
 from shared.redis.link import Link
@@ -28,6 +30,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _parcel = msgspec.msgpack.Decoder(Parcel)
 URGENT: Final = (OrderKind.CANCEL, OrderKind.RESEND)
 """Orders that somebody waits for; the others only free memory and travel with them, or a little later."""
+_COUNTED: Final = ("opened", "parcels", "frames", "refused_parcels", "resubmitted", "resends")
 
 
 class Jobs:
@@ -43,7 +46,9 @@ class Jobs:
         self._open: dict[bytes, OpenJob] = {}
         self._orders: dict[str, list[Order]] = {}
         self._urgent = False
-        self.counts = {"opened": 0, "parcels": 0, "frames": 0, "refused_parcels": 0, "resubmitted": 0}
+        self.gaps: Histogram | None = None
+        self.on_admitted: Callable[[OpenJob], object] | None = None
+        self.counts = dict.fromkeys(_COUNTED, 0)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -64,7 +69,12 @@ class Jobs:
         self.submit(job)
 
     def new(self, submission: Submission) -> OpenJob:
-        return OpenJob(submission, self, self._max_starts)
+        gaps = self.gaps.of(submission.provider) if self.gaps is not None else None
+        return OpenJob(submission, self, self._max_starts, gaps)
+
+    def admitted(self, job: OpenJob) -> None:
+        if self.on_admitted is not None:
+            self.on_admitted(job)
 
     def submit(self, job: OpenJob) -> None:
         """Put the job's current attempt on the queue."""
@@ -114,7 +124,7 @@ class Jobs:
         current = not job.ended and job.ownership.attempt == attempt
         answer = answer_to(reply) if isinstance(reply, bytes) else None
         if isinstance(answer, Queued):
-            job.admitted = True
+            job.admit()
             if not current:
                 # It ended while Redis was asked; a worker that was faster is told to cancel when it speaks.
                 self.link.post(b"XDEL", keys.jobs(job.submission.provider), answer.entry)
@@ -201,6 +211,7 @@ class Jobs:
 
     def _order(self, worker: str, order: Order) -> None:
         self._orders.setdefault(worker, []).append(order)
+        self.counts["resends"] += order[0] == OrderKind.RESEND
         self._urgent = self._urgent or order[0] in URGENT
 
     def flush_orders(self) -> None:

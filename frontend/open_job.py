@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from shared.errors import Failure
+from shared.measuring import Distribution
 from shared.sansio.job import Ownership, State
 from shared.schema.caller import MASTER, Priority
 from shared.schema.job import Accepted, FrameKind, OrderKind, Outcome
@@ -29,6 +30,7 @@ class Roads(Protocol):
     def send_orders(self, job: "OpenJob") -> None: ...
     def unqueue(self, job: "OpenJob") -> None: ...
     def forget(self, job: "OpenJob") -> None: ...
+    def admitted(self, job: "OpenJob") -> None: ...
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,20 @@ class Submission:
 
 
 class OpenJob:
-    """One caller's job. One task waits on it; everything else is synchronous."""
+    """One caller's job. One task waits on it; everything else is synchronous.
 
-    def __init__(self, submission: Submission, jobs: Roads, max_starts: int) -> None:
+    `admitted`: Redis has taken it, or a worker has it. `noted`: it is over and was counted. `gaps`: between pieces of a stream.
+    """
+
+    def __init__(self, submission: Submission, jobs: Roads, max_starts: int, gaps: Distribution | None = None) -> None:
         self.submission = submission
         self.ownership = Ownership(secrets.token_bytes(16), max_starts=max_starts, commits_on_chunk=submission.stream)
         self.opened_at = trio.current_time()
         self.queued_at = self.opened_at
         self.entry: str | None = None
         self.admitted = False
+        self.noted = False
+        self.started_at: float | None = None
         self.looked_at = self.opened_at
         self.missed_looks = 0
         self.accepted_at: float | None = None
@@ -74,10 +81,12 @@ class OpenJob:
         self.last_sent_at = self.opened_at
         self.keepalive_due = False
         self.consumed = 0
+        self._gaps = gaps if submission.stream else None
         self._jobs = jobs
         self._chunks: list[bytes] = []
         self._taken = 0
         self._taken_bytes = 0
+        self._piece_at: float | None = None
         self._news = False
         self._parked: trio.lowlevel.Task | None = None
 
@@ -106,7 +115,12 @@ class OpenJob:
         self._taken = self.ownership.received.next
         for chunk in chunks:
             self._taken_bytes += len(chunk)
-        self.last_sent_at = trio.current_time()
+        now = trio.current_time()
+        if chunks and self._gaps is not None:
+            if self._piece_at is not None:
+                self._gaps.observe(now - self._piece_at)
+            self._piece_at = now
+        self.last_sent_at = now
         return chunks
 
     async def wait(self) -> None:
@@ -134,6 +148,9 @@ class OpenJob:
         for kind, payload in ownership.frame(worker, attempt, seq, kind, payload):  # noqa: B020 - a frame leads to frames
             if kind == FrameKind.CHUNK:
                 self._chunks.append(payload)
+            elif kind == FrameKind.STARTED:
+                self.started_at = trio.current_time()
+                self.admit()
             elif kind == FrameKind.ACCEPTED:
                 self.accepted_at = trio.current_time()
                 self.dropped = _accepted.decode(payload).dropped if payload else []
@@ -142,6 +159,12 @@ class OpenJob:
         if self._chunks and self.first_chunk_at is None:
             self.first_chunk_at = trio.current_time()
         self._after(was)
+
+    def admit(self) -> None:
+        """Redis has taken the job, or a worker speaks of it. Any number of times."""
+        if not self.admitted:
+            self.admitted = True
+            self._jobs.admitted(self)
 
     def lose_worker(self) -> None:
         """The worker that ran the attempt is gone: another attempt, or the end."""
@@ -164,7 +187,7 @@ class OpenJob:
         """The next attempt starts from nothing; only an answer that nobody has seen may be thrown away."""
         self._chunks.clear()
         self._taken = self.consumed = 0
-        self.accepted_at = None
+        self.started_at = self.accepted_at = None
         self.dropped = []
         self.first_chunk_at = None
         self.entry = None

@@ -40,7 +40,7 @@ class State(Enum):
 
 class Ownership:
     """One job. `starts` counts attempts that a worker began; at most `max_starts` of them. An attempt that is handed back by a
-    worker that shuts down does not count, unless the upstream had accepted it.
+    worker that shuts down does not count, unless the upstream had accepted it. `setbacks`: why there were further attempts.
 
     `commits_on_chunk`: a chunk goes to the caller as it comes (streaming), so that no new attempt may follow; otherwise the
     caller sees nothing before the end.
@@ -55,6 +55,7 @@ class Ownership:
         self.failure: Failure | None = None
         self.committed = False
         self.resubmit = False
+        self.setbacks: list[str] = []
         self.orders: list[tuple[str, Order]] = []
         self.received: Receiver[tuple[int, bytes]] = Receiver()
         self._unlisted = 0
@@ -113,7 +114,7 @@ class Ownership:
     def vanished(self) -> None:
         """The queue lost the entry before anybody started: the next attempt costs no start."""
         if self.state is State.WAITING:
-            self._next_attempt()
+            self._next_attempt("vanished")
 
     def fail(self, failure: Failure) -> None:
         """The owner itself ends the job: a deadline, a broken road."""
@@ -144,13 +145,14 @@ class Ownership:
         if failure.kind == "shutting_down" and self.received.next == 2:  # nothing between STARTED and FAILED
             self.starts -= 1
         if failure.row.again and not self.committed and self.starts < self._max_starts:
-            self._next_attempt()
+            self._next_attempt(failure.kind)
             return False
         self.failure = failure
         self.state = State.ENDED
         return True
 
-    def _next_attempt(self) -> None:
+    def _next_attempt(self, setback: str) -> None:
+        self.setbacks.append(setback)
         self.attempt += 1
         self.worker = None
         self._unlisted = 0
