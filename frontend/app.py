@@ -7,7 +7,8 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from frontend.api import chat, completions, embeddings, health, models, reference
+from frontend.api import chat, completions, dashboard, embeddings, health, models, reference
+from frontend.api.bodies import visit
 from frontend.edge import App, Cors, Edge
 from frontend.server import prepare
 from frontend.services import Services
@@ -31,16 +32,17 @@ def create_app(services: Services) -> App:
     app.url_map.merge_slashes = False  # else `//v1/models` is a redirect to wherever the Host header says
     prepare(app, services.server, max_body_bytes=services.settings.body_limit_bytes)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    for module in (chat, completions, embeddings, models, health, reference):
+    for module in (chat, completions, embeddings, models, health, reference, dashboard):
         app.register_blueprint(module.blueprint(services))
     app.register_error_handler(GatewayError, _gateway_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
-    return Edge(app, Cors(services.settings.cors_origins))  # type: ignore[arg-type]
+    return Edge(app, Cors(services.settings.cors_origins), [services.statistics.ended])  # type: ignore[arg-type]
 
 
 def error_response(failure: Failure, *, starts: int = 1) -> Response:
-    """OpenAI's error envelope with the headers that its clients read."""
+    """OpenAI's error envelope with the headers that its clients read; the request's log line names the error."""
+    visit().facts.setdefault("error", failure.code or failure.row.code or failure.kind)
     return Response(
         msgspec.json.encode(failure.envelope()),
         status=failure.row.status,

@@ -72,6 +72,11 @@ class Catalog:
         return self._workers
 
     @property
+    def known_providers(self) -> frozenset[str]:
+        """Providers that have workers or have had some since this process began."""
+        return frozenset(self._known_providers)
+
+    @property
     def takes_callers_keys(self) -> bool:
         """Whether any live provider is called with the caller's own upstream key."""
         return any(worker.caller_credentials for worker in self._providers.values())

@@ -88,11 +88,12 @@ class Cors:
 
 
 class Edge:
-    """Wraps the Quart application."""
+    """Wraps the Quart application. `ended`: told of every request that is over."""
 
-    def __init__(self, app: App, cors: Cors) -> None:
+    def __init__(self, app: App, cors: Cors, ended: Sequence[Callable[[Visit], object]] = ()) -> None:
         self._app = app
         self._cors = cors
+        self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -124,3 +125,5 @@ class Edge:
                 await self._app(scope, receive, send_visit)
         finally:
             _access.info(visit.log_line())
+            for tell in self._ended:
+                tell(visit)

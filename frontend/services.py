@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from frontend.admission import Admission
 from frontend.catalog import Catalog
 from frontend.jobs import Jobs
+from frontend.live import Live
+from frontend.overview import Lookout
 from frontend.server import ServerSettings
+from frontend.statistics import Statistics
 from shared.settings import FrontendSettings
 
 
@@ -20,4 +23,7 @@ class Services:
     catalog: Catalog
     jobs: Jobs
     readiness: Callable[[], list[str]]
+    statistics: Statistics
+    lookout: Lookout
+    live: Live
     version: str

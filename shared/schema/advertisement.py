@@ -5,6 +5,7 @@ from typing import Final
 import msgspec
 
 from shared.schema.job import PROTOCOL
+from shared.schema.statistics import Flow
 
 MOST_MODELS: Final = 5000
 """Of one provider that are listed."""
@@ -42,7 +43,8 @@ class WorkerAdvertisement(msgspec.Struct, frozen=True):
 
 
 class FrontendAdvertisement(msgspec.Struct, frozen=True):
-    """`streams`: callers that are being answered now."""
+    """`streams`: callers that are being answered now. `flows`: what it saw in the last minute, by provider; the empty name is
+    for requests that reached none."""
 
     id: str
     address: str
@@ -52,3 +54,4 @@ class FrontendAdvertisement(msgspec.Struct, frozen=True):
     sealing_key: str
     draining: bool = False
     protocol: int = PROTOCOL
+    flows: dict[str, Flow] = {}

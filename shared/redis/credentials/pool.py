@@ -20,16 +20,16 @@ import trio
 
 from shared.redis import keys
 from shared.redis.credentials import keeping, leasing, operating
+from shared.redis.credentials.standings import standings
 from shared.redis.failures import RedisError
 from shared.redis.link import Link
 from shared.redis.wire import Reply
-from shared.schema.credential import Chore, Granted, Minting, Nothing, Opened, Record, Standing
+from shared.schema.credential import Chore, Granted, Minting, Nothing, Opened, Standing
 from shared.sealing import Seal, SealBroken
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _decode_opened = msgspec.msgpack.Decoder(Opened).decode
-_decode_record = msgspec.json.Decoder(Record).decode
 
 LEASE_SECONDS: Final = 10.0
 CACHED_SECRETS: Final = 1024
@@ -170,31 +170,7 @@ class Pool:
 
     async def standing(self) -> list[Standing]:
         """All credentials with everything that is known of them."""
-        now, records, secrets, counts, timers, _tasks = await self._call(operating.LIST)
-        sealed, loads, ends = _pairs(secrets), _pairs(counts), _pairs(timers)
-        listed = []
-        for credential_id, text in sorted(_pairs(records).items()):
-            record = _decode_record(text)
-            stamp = b"%d." % record.generation
-            prefix = f"rest {credential_id} "
-            listed.append(
-                Standing(
-                    credential_id,
-                    record,
-                    self._open(credential_id, stamp, sealed.get(credential_id)),
-                    calls=int(loads.get(f"load {credential_id}", 0)),
-                    retired_seconds=_until(ends.get(f"retired {credential_id}"), now),
-                    suspended_seconds=_until(ends.get(f"suspended {credential_id}"), now),
-                    rests={
-                        member.removeprefix(prefix): _until(end, now)
-                        for member, end in ends.items()
-                        if member.startswith(prefix)
-                    },
-                    expires_seconds=(record.expires - now) / 1000 if record.expires else None,
-                    tested_seconds_ago=(now - record.tested_at) / 1000 if record.tested_at else None,
-                )
-            )
-        return listed
+        return standings(await self._call(operating.LIST), self._open)
 
     async def rest(self, credential_id: str, seconds: float, model: str = "") -> bool:
         """Let a credential rest for one model or (empty) for all; 0 seconds end all of its rests. False: it is not known."""
@@ -260,12 +236,3 @@ def _milliseconds(seconds: float) -> int:
 
 def _generation(stamp: bytes) -> int:
     return int(stamp.partition(b".")[0])
-
-
-def _pairs(flat: Sequence[bytes]) -> dict[str, Any]:
-    """A flat list of names and values as a dict."""
-    return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
-
-
-def _until(end: bytes | None, now: int) -> float:
-    return 0.0 if end is None else max(0.0, (float(end) - now) / 1000)

@@ -1,0 +1,197 @@
+"""What the whole installation is doing: read from Redis, where every process says it of itself, so any frontend can tell.
+
+The classes are the schema of `GET /admin/overview`. There is no secret in it: credentials go by their ids.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from frontend.catalog import Catalog
+from shared.redis import keys
+from shared.redis.credentials.standings import look
+from shared.redis.link import Link
+from shared.redis.presence import alive
+from shared.schema.advertisement import FrontendAdvertisement, WorkerAdvertisement
+from shared.schema.credential import Standing
+from shared.schema.statistics import Flow, quantile, total
+
+_log = logging.getLogger(__name__)
+_worker = msgspec.json.Decoder(WorkerAdvertisement)
+_frontend = msgspec.json.Decoder(FrontendAdvertisement)
+T = TypeVar("T")
+
+MOST_CREDENTIALS = 200
+"""Of one provider that are shown; those that are not usable come first."""
+
+
+class Traffic(msgspec.Struct, frozen=True):
+    """`open`: requests that are being answered now; all else is of the last minute. `left`: ended by their callers. Times in
+    seconds, None if nothing was streamed. `errors`: by the code that callers were told."""
+
+    open: int
+    requests: int
+    left: int
+    tokens: int
+    tokens_per_second: float
+    first_token_p50: float | None
+    first_token_p95: float | None
+    errors: dict[str, int]
+
+    @classmethod
+    def of(cls, flow: Flow) -> "Traffic":
+        median, late = quantile(flow.first_token, 0.5), quantile(flow.first_token, 0.95)
+        return cls(
+            flow.open, flow.requests, flow.left, flow.tokens, flow.tokens_per_second,
+            None if median is None else round(median, 3), None if late is None else round(late, 3), flow.errors,
+        )  # fmt: skip
+
+
+class WorkerShown(msgspec.Struct, frozen=True):
+    """`room`: jobs that it takes in addition. `started`: Unix time."""
+
+    id: str
+    room: int
+    running: int
+    version: str
+    started: float
+    draining: bool
+    models: int
+
+
+class FrontendShown(msgspec.Struct, frozen=True):
+    """`streams`: callers that it is answering now."""
+
+    id: str
+    address: str
+    streams: int
+    version: str
+    started: float
+    draining: bool
+
+
+class CredentialShown(msgspec.Struct, frozen=True):
+    """`state`: `ready`, `resting` (rate limited), `probation` (one call at a time), `refused` or `unpaid` by the upstream.
+    `usable_in_seconds`: 0 now. `rests`: for single models, in seconds."""
+
+    id: str
+    source: str
+    state: str
+    usable_in_seconds: float
+    calls: int
+    rests: dict[str, float]
+    expires_in_seconds: float | None
+
+    @classmethod
+    def of(cls, standing: Standing) -> "CredentialShown":
+        rests = dict(standing.rests)
+        resting = rests.pop("", 0.0)
+        aside = max(standing.retired_seconds, standing.suspended_seconds)
+        if aside:
+            state = "unpaid" if standing.suspended_seconds >= standing.retired_seconds else "refused"
+        elif resting:
+            state = "resting"
+        else:
+            state = "probation" if standing.record.state == "probation" else "ready"
+        return cls(
+            id=standing.id,
+            source=standing.record.origin,
+            state=state,
+            usable_in_seconds=round(max(aside, resting), 1),
+            calls=standing.calls,
+            rests={model: round(seconds, 1) for model, seconds in sorted(rests.items())},
+            expires_in_seconds=None if standing.expires_seconds is None else round(standing.expires_seconds),
+        )
+
+
+class ProviderShown(msgspec.Struct, frozen=True):
+    """`waiting`: jobs that no worker has taken yet. `credentials`: at most 200 of `credentials_total`."""
+
+    name: str
+    traffic: Traffic
+    waiting: int
+    workers: list[WorkerShown]
+    credentials: list[CredentialShown]
+    credentials_total: int
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """Everything at one moment. `time`: Unix time. `told_by`: the frontend that answers."""
+
+    time: float
+    told_by: str
+    version: str
+    traffic: Traffic
+    waiting: int
+    providers: list[ProviderShown]
+    frontends: list[FrontendShown]
+
+
+class Lookout:
+    """Reads overviews. It remembers which providers there were, so that one without workers does not vanish from sight."""
+
+    def __init__(self, link: Link, catalog: Catalog, frontend_id: str, version: str) -> None:
+        self._link = link
+        self._catalog = catalog
+        self._id = frontend_id
+        self._version = version
+
+    async def read(self) -> Overview:
+        """Raises `RedisError`."""
+        workers = _decoded(_worker, await alive(self._link, "worker"))
+        frontends = _decoded(_frontend, await alive(self._link, "frontend"))
+        flows: dict[str, list[Flow]] = {}
+        for frontend in frontends:
+            for provider, flow in frontend.flows.items():
+                flows.setdefault(provider, []).append(flow)
+        names = sorted({worker.provider for worker in workers} | flows.keys() - {""} | self._catalog.known_providers)
+        depths: list[int] = await self._link.many([(b"XLEN", keys.jobs(name)) for name in names])
+        providers = [
+            ProviderShown(
+                name=name,
+                traffic=Traffic.of(total(flows.get(name, ()))),
+                waiting=depth,
+                workers=_workers(worker for worker in workers if worker.provider == name),
+                credentials=_credentials(standings := await look(self._link, name)),
+                credentials_total=len(standings),
+            )
+            for name, depth in zip(names, depths, strict=True)
+        ]
+        return Overview(
+            time=time.time(),
+            told_by=self._id,
+            version=self._version,
+            traffic=Traffic.of(total(flow for one in flows.values() for flow in one)),
+            waiting=sum(depths),
+            providers=providers,
+            frontends=[
+                FrontendShown(one.id, one.address, one.streams, one.version, one.started, one.draining)
+                for one in sorted(frontends, key=lambda one: (one.started, one.id))
+            ],
+        )
+
+
+def _workers(workers: Iterable[WorkerAdvertisement]) -> list[WorkerShown]:
+    return [
+        WorkerShown(one.id, one.room, one.running, one.version, one.started, one.draining, len(one.models))
+        for one in sorted(workers, key=lambda one: (one.started, one.id))
+    ]
+
+
+def _credentials(standings: Sequence[Standing]) -> list[CredentialShown]:
+    shown = [CredentialShown.of(standing) for standing in standings]
+    return sorted(shown, key=lambda one: (one.state == "ready", one.id))[:MOST_CREDENTIALS]
+
+
+def _decoded(decoder: "msgspec.json.Decoder[T]", texts: Iterable[bytes]) -> list[T]:
+    """Advertisements that can be read; of others the catalog complains."""
+    found = []
+    for text in texts:
+        try:
+            found.append(decoder.decode(text))
+        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+            _log.debug("an advertisement cannot be read: %s", problem)
+    return found
