@@ -12,6 +12,7 @@ import trio
 
 from frontend.admission import Admission
 from frontend.app import create_app
+from frontend.edge import Cors
 from frontend.catalog import Catalog
 from frontend.jobs import Jobs
 from frontend.known_keys import KnownKeys

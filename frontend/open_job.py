@@ -186,7 +186,7 @@ class OpenJob:
     def _begin_again(self) -> None:
         """The next attempt starts from nothing; only an answer that nobody has seen may be thrown away."""
         self._chunks.clear()
-        self._taken = self.consumed = 0
+        self._taken = self._taken_bytes = self.consumed = 0
         self.started_at = self.accepted_at = None
         self.dropped = []
         self.first_chunk_at = None

@@ -76,7 +76,11 @@ class Connection:
         self._around = around
         self._nursery = nursery
         self._writer = SocketWriter(sock, nursery, settings.write_stall_seconds, self._on_written, self._on_broken)
-        self._parser = RequestParser(max_header_bytes=settings.max_header_bytes, max_headers=settings.max_headers)
+        self._parser = RequestParser(
+            max_header_bytes=settings.max_header_bytes,
+            max_headers=settings.max_headers,
+            refusal_headers=settings.refusal_headers,
+        )
         self._protocol = make_protocol(
             config=around.config,
             context=around.context,

@@ -5,11 +5,10 @@ from http import HTTPStatus
 import msgspec
 
 from frontend.request_id import new_request_id
+from frontend.server.settings import Headers
 from shared.errors import Failure
 
-Headers = list[tuple[bytes, bytes]]
-
-_KINDS = {405: "method_not_allowed", 408: "request_timeout", 503: "queue_full"}
+_KINDS = {405: "method_not_allowed", 408: "request_timeout", 429: "rate_limit", 503: "queue_full"}
 
 
 def refusal(status: int, message: str) -> tuple[Headers, bytes]:
@@ -21,7 +20,7 @@ def refusal(status: int, message: str) -> tuple[Headers, bytes]:
         (b"connection", b"close"),
         (b"x-request-id", new_request_id().encode()),
     ]
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         headers.append((b"retry-after", b"1"))
     return headers, body
 

@@ -9,20 +9,23 @@ Pure: bytes in, events out. Four things differ from h11, each through its public
 * **Never pausing.** While a response is under way h11 answers PAUSED as soon as a byte waits behind the request, which asks
   its user to stop reading; a user who stops reading does not see the client leave. Here the bytes wait and h11 asks for
   more. `waiting_bytes()` says how many there are, for the user to bound.
-* **Saying why.** A refusal carries OpenAI's error object instead of nothing.
+* **Saying why.** A refusal carries OpenAI's error object instead of nothing, and what a web page needs to read it.
 * **Forgiving of one thing:** empty lines before a request (RFC 9112, 2.2), which old clients send after a body.
 
 The end of the connection is not told here: the reader knows it first, and tells the protocol in its own way.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import h11
 
 from frontend.server.refusals import refusal
+from frontend.server.settings import Headers, no_headers
 
 _LENGTHS = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
+_ORIGIN = re.compile(rb"\r\norigin:[ \t]*([^\r\n]*[^\r\n \t])", re.IGNORECASE)
 _ABSOLUTE_FORM = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
 _TERMINATOR = b"\r\n\r\n"
 _MALFORMED = {
@@ -36,8 +39,16 @@ _MALFORMED = {
 class RequestParser(h11.Connection):
     """The server's end of one connection, for Hypercorn's `H11Protocol`, which takes it for an `h11.Connection`."""
 
-    def __init__(self, *, max_header_bytes: int, max_headers: int) -> None:
+    def __init__(
+        self,
+        *,
+        max_header_bytes: int,
+        max_headers: int,
+        refusal_headers: Callable[[bytes | None], Headers] = no_headers,
+    ) -> None:
         super().__init__(h11.SERVER, max_header_bytes)
+        self._refusal_headers = refusal_headers
+        self._origin: bytes | None = None
         self._max_header_bytes = max_header_bytes
         self._max_headers = max_headers
         self._chunked_tail: bytes | None = None
@@ -85,6 +96,7 @@ class RequestParser(h11.Connection):
 
     def _begin_refusal(self, status: int, message: str) -> bytes:
         headers, body = refusal(status, message)
+        headers += self._refusal_headers(self._origin)
         head = super().send(h11.Response(status_code=status, headers=headers))
         return head if self._is_head else head + super().send(h11.Data(data=body))
 
@@ -101,6 +113,8 @@ class RequestParser(h11.Connection):
         if self.on_hold:
             return h11.NEED_DATA
         received = self.trailing_data[0]
+        origin = _ORIGIN.search(received)
+        self._origin = origin[1] if origin else None
         event = super().next_event()
         if not isinstance(event, h11.Request):
             return event

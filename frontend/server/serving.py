@@ -1,8 +1,10 @@
 """Serves an ASGI app: one process, one listening socket, one call of `serve`."""
 
 import errno
+import ipaddress
 import logging
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -72,6 +74,7 @@ class Server:
         self._around = around
         self._connections: set[Connection] = set()
         self._open = 0
+        self._open_by_address: Counter[str] = Counter()
         self._refusing = 0
         self._limit = connection_limit(around.settings.max_connections)
         if self._limit < around.settings.max_connections:
@@ -117,30 +120,55 @@ class Server:
                 log.error("cannot accept connections: %s", error)
                 return False
             sock.setblocking(False)
-            if self._open < self._limit:
-                self._open += 1
-                nursery.start_soon(self._serve, sock, client[:2])
-            elif self._refusing < MAX_REFUSALS:
-                self._refusing += 1
-                nursery.start_soon(self._refuse, sock)
+            address = network_of(client[0])
+            if self._open >= self._limit:
+                self._refuse(nursery, sock, 503, "The server has no room for another connection.")
+            elif self._has_its_share(address):
+                self._refuse(nursery, sock, 429, "There are too many connections from your address.")
             else:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-                sock.close()
+                self._open += 1
+                self._open_by_address[address] += 1
+                nursery.start_soon(self._serve, sock, client[:2], address)
 
-    async def _serve(self, sock: socket.socket, client: Address) -> None:
+    def _has_its_share(self, address: str) -> bool:
+        share = self._around.settings.max_connections_per_address
+        return 0 < share <= self._open_by_address[address]
+
+    async def _serve(self, sock: socket.socket, client: Address, address: str) -> None:
         try:
             await serve_connection(sock, client, self._around, self._connections)
         finally:
             self._open -= 1
+            self._open_by_address[address] -= 1
+            if not self._open_by_address[address]:
+                del self._open_by_address[address]
 
-    async def _refuse(self, sock: socket.socket) -> None:
-        """Say that there is no room, and stay until the client has read it: bytes left unread would turn into a reset."""
+    def _refuse(self, nursery: trio.Nursery, sock: socket.socket, status: int, why: str) -> None:
+        if self._refusing < MAX_REFUSALS:
+            self._refusing += 1
+            nursery.start_soon(self._say_no, sock, refusal_bytes(status, why))
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            sock.close()
+
+    async def _say_no(self, sock: socket.socket, words: bytes) -> None:
+        """Say why, and stay until the client has read it: bytes left unread would turn into a reset."""
         try:
             with sock, suppress(OSError), trio.move_on_after(self._around.settings.linger_seconds):
-                sock.send(refusal_bytes(503, "The server has no room for another connection."))
+                sock.send(words)
                 sock.shutdown(socket.SHUT_WR)
                 await trio.lowlevel.wait_readable(sock)
                 while sock.recv(64 * KIB):
                     await trio.lowlevel.wait_readable(sock)
         finally:
             self._refusing -= 1
+
+
+def network_of(host: str) -> str:
+    """What counts as one address: in IPv6 the 64 bits that a network gives to one customer."""
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host.partition("%")[0])
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Address(int(address) >> 64 << 64))

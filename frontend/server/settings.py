@@ -1,8 +1,15 @@
 """What the server may be told: where it listens, how long a client may take, how much it may send."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 KIB = 1024
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def no_headers(_origin: bytes | None) -> Headers:
+    return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,8 @@ class ServerSettings:
     backlog: int = 1024
     reuse_port: bool = False
     max_connections: int = 10_000
+    max_connections_per_address: int = 0
+    """Of one IPv4 address or one IPv6 network of 64 bits; 0 for any number, as behind a proxy all come from there."""
 
     header_seconds: float = 5
     body_seconds: float = 30
@@ -43,3 +52,6 @@ class ServerSettings:
     """Bytes that may wait behind a request that is still being answered (pipelining)."""
     max_unread_body_bytes: int = 256 * KIB
     """Body bytes that the app has not taken yet, after which no more is read."""
+
+    refusal_headers: Callable[[bytes | None], Headers] = no_headers
+    """From a request's `Origin` to headers for the server's own refusals, so that web pages may read those as well."""

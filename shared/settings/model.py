@@ -148,6 +148,13 @@ class FrontendSettings(SharedSettings):
     max_connections: int = setting(
         "SLUICE_MAX_CONNECTIONS", whole(1), "Connections that one frontend holds at once.", default="10000"
     )
+    max_connections_per_address: int = setting(
+        "SLUICE_MAX_CONNECTIONS_PER_ADDRESS",
+        whole(0),
+        "Connections that one frontend holds from one IP address (IPv6: from one /64). 0: any number, which a proxy in front"
+        " needs; set it where callers connect directly.",
+        default="0",
+    )
     queue_limit: int = setting(
         "SLUICE_QUEUE_LIMIT",
         whole(1),

@@ -13,6 +13,7 @@ from frontend.server import ServerSettings, serve
 from frontend.server.connection import Surroundings, serve_connection
 from frontend.server.hypercorn_parts import WorkerContext, end_keep_alive, make_config
 from frontend.server.listener import RESERVED_DESCRIPTORS, connection_limit, open_listener
+from frontend.server.serving import network_of
 from tests.frontend.server.apps import Waiting, demo
 from tests.frontend.server.wire import Client, get, running
 
@@ -173,6 +174,41 @@ async def test_clients_beyond_the_limit_are_told_so_and_room_is_found_again():
                 await trio.lowlevel.checkpoint()
         await second.send(get())
         assert (await second.answer()).status == 200
+
+
+async def test_an_address_has_its_share_and_no_more():
+    async with running(demo, max_connections=4, max_connections_per_address=2, linger_seconds=0.2) as server:
+        inside = [await server.connect() for _ in range(2)]
+        for client in inside:
+            await client.send(get())
+            assert (await client.answer()).status == 200
+        reply = await server.ask(get())
+        assert (reply.status, reply.headers["retry-after"]) == (429, "1")
+        assert json.loads(reply.body)["error"]["code"] == "rate_limit_exceeded"
+        neighbour = trio.socket.socket()
+        await neighbour.bind(("127.0.0.2", 0))
+        await neighbour.connect((server.host, server.port))
+        await neighbour.send(get())
+        assert (await neighbour.recv(4096)).startswith(b"HTTP/1.1 200")
+        neighbour.close()
+        await inside[0].leave("fin")
+        with trio.fail_after(1):
+            while (await server.ask(get())).status != 200:
+                await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize(
+    "host, network",
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("2001:db8:1:2::", "2001:db8:1:2::"),
+        ("fe80::1%eth0", "fe80::"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+    ],
+)
+def test_a_customers_ipv6_network_is_one_address(host, network):
+    assert network_of(host) == network
 
 
 async def test_a_crowd_beyond_the_limit_harms_nobody_inside():

@@ -72,6 +72,26 @@ async def test_refused_once_and_closed(status, request_bytes):
                 await app.told.wait()
 
 
+@pytest.mark.parametrize("request_bytes", [
+    HEAD + b"Origin: https://app.example\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+    HEAD + b"Origin:https://app.example \r\nContent-Length: x\r\n\r\n",
+    HEAD + b"origin: https://app.example\r\n" + b"X: 1\r\n" * 101 + b"\r\n",
+    HEAD + b"Origin: https://app.example\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    HEAD + b"Origin: https://app.example\r\nContent-Length: 9\r\n\r\nlate",
+])  # fmt: skip
+async def test_a_web_page_may_read_why_it_is_refused(request_bytes):
+    def headers(origin):
+        return [(b"access-control-allow-origin", origin)] if origin == b"https://app.example" else []
+
+    app = Waiting()
+    async with running(app, refusal_headers=headers, body_seconds=0.1, linger_seconds=0.02) as server:
+        reply = await server.ask(request_bytes)
+        assert reply.status in (400, 408, 431)
+        assert reply.headers["access-control-allow-origin"] == "https://app.example"
+        foreign = await server.ask(request_bytes.replace(b"app.example", b"evil.example"))
+        assert "access-control-allow-origin" not in foreign.headers
+
+
 async def test_a_request_line_without_end_is_refused():
     async with running(demo, linger_seconds=0.02) as server:
         assert (await server.ask(b"GET /" + b"x" * 20_000)).status == 431
