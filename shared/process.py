@@ -8,12 +8,16 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import trio
 
 from shared.redis.failures import RedisError
 
 _log = logging.getLogger(__name__)
+
+HURRY_SECONDS: Final = 1.2
+"""How long error events may take to be said and read."""
 
 
 def run(main: Callable[[], Awaitable[None]]) -> int:
@@ -33,14 +37,17 @@ def run(main: Callable[[], Awaitable[None]]) -> int:
     return 1
 
 
-async def stop_on_signal(stop: trio.Event, scope: trio.CancelScope) -> None:
-    """The first SIGTERM or SIGINT asks to drain, the second ends the process at once."""
+async def stop_on_signal(stop: trio.Event, hurry: trio.Event, scope: trio.CancelScope) -> None:
+    """The first SIGTERM or SIGINT asks to drain; the second to tell everybody who waits and to end within `HURRY_SECONDS`; the
+    third ends the process at once."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            if stop.is_set():
-                scope.cancel()
-                return
-            stop.set()
+        await anext(signals)
+        stop.set()
+        await anext(signals)
+        hurry.set()
+        scope.deadline = trio.current_time() + HURRY_SECONDS
+        await anext(signals)
+        scope.cancel()
 
 
 async def tell_on_signal(statistics: Callable[[], Mapping[str, object]]) -> None:

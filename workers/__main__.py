@@ -88,9 +88,9 @@ async def _run(settings: WorkerSettings) -> None:
             worker_id, provider, Roads(link, blocking, subscription), seal, Transports(transport, sessions), limits,
             concurrency=settings.concurrency, version=VERSION,
         )  # fmt: skip
-        stop = trio.Event()
+        stop, hurry = trio.Event(), trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(stop_on_signal, stop, nursery.cancel_scope)
+            nursery.start_soon(stop_on_signal, stop, hurry, nursery.cancel_scope)
             nursery.start_soon(tell_on_signal, worker.statistics)
             if ears is not None:
                 nursery.start_soon(ears.run)
@@ -101,8 +101,8 @@ async def _run(settings: WorkerSettings) -> None:
             if settings.discover_seconds and isinstance(provider, Lister) and not settings.provider.chosen_models:
                 discovery = Discovery(provider, provider.name, link, transport, settings.discover_seconds)
                 nursery.start_soon(discovery.run)
-            _log.info("worker %s of %s is ready", worker_id, provider.name)
-            await worker.run(stop, settings.drain_seconds)
+            _log.info("worker %s of %s is ready", worker.id, provider.name)
+            await worker.run(stop, hurry, settings.drain_seconds)
             await transport.aclose()
             if sessions is not None:
                 await sessions.aclose()

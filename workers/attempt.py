@@ -75,7 +75,8 @@ class Means:
 
 
 class Attempt:
-    """One attempt at one job. `run` never raises except when the whole worker is cancelled."""
+    """One attempt at one job. `run` never raises except when the whole worker is cancelled. `asked`: the upstream has been, or
+    is about to be, asked."""
 
     def __init__(self, job: Job, means: Means) -> None:
         self.job = job
@@ -84,6 +85,7 @@ class Attempt:
         self._retained: Retained | None = None
         self._verdict: Failure | None = None
         self._unwanted = False
+        self.asked = False
         self._accepted = False
         self._told = False
         self._prompt_bytes = 0
@@ -149,6 +151,7 @@ class Attempt:
             failure: Failure | None = None
             try:
                 if await self._means.outbox.heard(retained, confirmed):
+                    self.asked = True
                     await self._exchange(retained, lease.credential)
                 else:
                     self._unwanted = True

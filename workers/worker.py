@@ -2,7 +2,8 @@
 
 1. Orders from owners arrive on the worker's channel and are carried out synchronously, the moment they are read.
 2. One watch looks at all attempts four times a second: deadlines, and a Redis that has been away for too long.
-3. Draining: no more claims; what runs may finish within `drain_seconds`; the rest fails in a way that its owner may retry.
+3. Draining: no more claims; jobs whose upstream was not asked yet go back to their owners at once; what runs may finish within
+   `drain_seconds`; the rest fails in a way that its owner may retry.
 """
 
 import logging
@@ -76,8 +77,8 @@ class Worker:
         )  # fmt: skip
         self._means = Means(provider, self.credentials, transports, self.outbox, limits)
 
-    async def run(self, stop: trio.Event, drain_seconds: float) -> None:
-        """Work until `stop` is set and what ran then has finished or `drain_seconds` have passed."""
+    async def run(self, stop: trio.Event, hurry: trio.Event, drain_seconds: float) -> None:
+        """Work until `stop` is set and what ran then has finished, or `drain_seconds` have passed, or `hurry` is set."""
         async with trio.open_nursery() as upkeep:
             upkeep.start_soon(advertise, self._roads.link, "worker", self.id, self._advertisement)
             upkeep.start_soon(self.outbox.run)
@@ -90,15 +91,20 @@ class Worker:
                 await stop.wait()
                 self.intake.drain()
                 _log.info("draining: %d attempts run", len(self._attempts))
-                upkeep.start_soon(self._stop_stragglers, drain_seconds)
+                upkeep.start_soon(self._stop_stragglers, hurry, drain_seconds)
             with trio.move_on_after(LAST_WORDS_SECONDS):
                 await self.outbox.emptied()
             upkeep.cancel_scope.cancel()
 
-    async def _stop_stragglers(self, drain_seconds: float) -> None:
-        await trio.sleep(drain_seconds)
+    async def _stop_stragglers(self, hurry: trio.Event, drain_seconds: float) -> None:
+        leaving = Failure("shutting_down", "The worker is shutting down; try again.")
         for attempt in list(self._attempts):
-            attempt.stop(Failure("shutting_down", "The worker is shutting down; try again."))
+            if not attempt.asked:
+                attempt.stop(leaving)
+        with trio.move_on_after(drain_seconds):
+            await hurry.wait()
+        for attempt in list(self._attempts):
+            attempt.stop(leaving)
 
     def deliver(self, channel: bytes, message: bytes) -> None:
         """A message on one of the worker's channels. Foreign or damaged orders are logged and dropped."""
