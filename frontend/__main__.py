@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import logging
-import secrets
 import sys
 import time
 from functools import partial
@@ -19,11 +18,15 @@ from frontend.known_keys import KnownKeys
 from frontend.live import Live
 from frontend.overview import Lookout
 from frontend.server import ServerSettings, serve
+from frontend.own_voice import OwnVoice
 from frontend.services import Services
 from frontend.statistics import Statistics
 from frontend.watch import Patience, Watch
 from shared.errors import Failure
 from shared.process import run, stop_on_signal, tell_on_signal
+from shared.neighbours import Neighbours
+from shared.exposition import Exposition
+from shared.measuring import Measures
 from shared.redis import keys
 from shared.redis.address import Address
 from shared.redis.callers import CallerStore
@@ -59,7 +62,8 @@ def main() -> int:
 
 async def _run(settings: FrontendSettings) -> None:
     address = Address.parse(settings.redis_url.reveal())
-    frontend_id = f"f-{secrets.token_hex(8)}"
+    neighbours = Neighbours("f")
+    frontend_id = neighbours.id
     ring = [key.reveal() for key in settings.secret_keys]
     seal = Seal(ring)
     started = time.time()
@@ -74,11 +78,15 @@ async def _run(settings: FrontendSettings) -> None:
     )
     subscription = Subscription(
         address,
-        [keys.frontend_channel(frontend_id), keys.CALLERS_NEWS],
+        [keys.frontend_channel(frontend_id), voice.channel, keys.CALLERS_NEWS],
+    voice = OwnVoice(link, frontend_id, jobs.liveness)
         name="sluice-frontend-frames",
         on_resubscribed=lambda: watch.resubscribed(),
     )
-    watch = Watch(jobs, catalog, subscription, Patience(settings.queue_seconds, settings.keepalive_comment_seconds))
+    link.on_down.append(subscription.moved)
+    watch = Watch(
+        jobs, catalog, voice, neighbours, Patience(settings.queue_seconds, settings.keepalive_comment_seconds)
+    )
     statistics = Statistics()
     lookout = Lookout(link, catalog, frontend_id, VERSION)
     live = Live(lookout.read)
@@ -120,10 +128,11 @@ async def _run(settings: FrontendSettings) -> None:
         nursery.start_soon(stop_on_signal, stop, nursery.cancel_scope)
         nursery.start_soon(tell_on_signal, lambda: {"jobs": len(jobs), **jobs.counts})
         await nursery.start(link.run)
-        await nursery.start(subscription.run, partial(_deliver, jobs, known_keys))
+        await nursery.start(subscription.run, partial(_deliver, jobs, voice, known_keys))
         nursery.start_soon(known_keys.run)
         nursery.start_soon(catalog.run)
         nursery.start_soon(watch.run)
+        nursery.start_soon(neighbours.run)
         nursery.start_soon(live.run, stop)
         nursery.start_soon(advertise, link, "frontend", frontend_id, advertisement)
         nursery.start_soon(_end_streams, stop, settings.drain_seconds, jobs)
@@ -134,8 +143,10 @@ async def _run(settings: FrontendSettings) -> None:
         nursery.cancel_scope.cancel()
 
 
-def _deliver(jobs: Jobs, known_keys: KnownKeys, channel: bytes, message: bytes) -> None:
-    if channel == keys.CALLERS_NEWS:
+def _deliver(jobs: Jobs, voice: OwnVoice, known_keys: KnownKeys, channel: bytes, message: bytes) -> None:
+    if channel == voice.channel:
+        voice.hear(message)
+    elif channel == keys.CALLERS_NEWS:
         known_keys.changed(message.decode("ascii", "replace"))
     else:
         jobs.deliver(channel, message)

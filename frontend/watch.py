@@ -3,11 +3,14 @@
 * A waiting job whose entry is gone from the queue, twice in a row, was lost with Redis or with a worker that died between
   reading and starting: it is submitted again.
 * A running job whose worker is silent is lost when nobody listens on the worker's channel either, and in any case after
-  `DEAD_SECONDS`. Silence counts only while our own ear is proven to work (`shared.sansio.liveness`).
+  `DEAD_SECONDS`. Silence counts only while we hear ourselves (`frontend.own_voice`, `shared.sansio.liveness`).
+* A worker that is our neighbour can be asked past Redis (`shared.neighbours`). One whose process is gone is lost at once. One
+  that lives and is not heard was cut off: jobs that may start again do so elsewhere, streams wait for it to come back.
 * Deadlines: in the queue, in total. A caller that gets nothing for a while is due a keep-alive comment.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,9 +19,10 @@ import trio
 from frontend.catalog import Catalog
 from frontend.jobs import Jobs
 from frontend.open_job import OpenJob
+from frontend.own_voice import OwnVoice
 from shared.errors import Failure
+from shared.neighbours import Neighbours, Sign
 from shared.redis import keys
-from shared.redis.subscription import Subscription
 from shared.sansio.job import State
 
 _log = logging.getLogger(__name__)
@@ -30,6 +34,10 @@ SUSPECT_SECONDS: Final = 1.1
 DEAD_SECONDS: Final = 3.0
 REDIS_AWAY_SECONDS: Final = 10.0
 NO_WORKER_SECONDS: Final = 3.0
+CUT_OFF_SECONDS: Final = REDIS_AWAY_SECONDS + 1.5
+"""A worker that was cut off gives up after `REDIS_AWAY_SECONDS`, and may need a moment to come back before."""
+ASK_SECONDS: Final = 0.3
+"""How long a neighbour may be silent before it is asked. A report is due every second, so most are asked; it costs little."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,13 @@ class Patience:
 class Watch:
     """The watch over one frontend's jobs."""
 
-    def __init__(self, jobs: Jobs, catalog: Catalog, subscription: Subscription, patience: Patience) -> None:
+    def __init__(
+        self, jobs: Jobs, catalog: Catalog, voice: OwnVoice, neighbours: Neighbours, patience: Patience
+    ) -> None:
         self._jobs = jobs
         self._catalog = catalog
-        self._subscription = subscription
+        self._voice = voice
+        self._neighbours = neighbours
         self._patience = patience
         self._unheard: dict[str, int] = {}
 
@@ -55,7 +66,8 @@ class Watch:
             await trio.sleep(WATCH_SECONDS)
             now = trio.current_time()
             jobs = self._jobs.all()
-            self._ears(jobs)
+            self._voice.speak(now)
+            self._ears(jobs, now)
             for job in jobs:
                 if not job.ended:
                     self._look_after(job, now)
@@ -107,11 +119,8 @@ class Watch:
             job.entry = None
             job.ownership.vanished()
 
-    def _ears(self, jobs: list[OpenJob]) -> None:
+    def _ears(self, jobs: list[OpenJob], now: float) -> None:
         liveness = self._jobs.liveness
-        evidence = self._subscription.last_ping
-        if evidence is not None:
-            liveness.ping_answered(evidence.sent_at, evidence.answered_at)
         running = {job.ownership.worker or "" for job in jobs if job.ownership.state is State.RUNNING}
         for worker in liveness.peers():
             if worker not in running:
@@ -119,35 +128,51 @@ class Watch:
                 self._unheard.pop(worker, None)
         suspects = []
         for worker in running:
-            assert worker is not None
             silent = liveness.silent_seconds(worker)
-            if silent > DEAD_SECONDS:
+            sign = self._neighbours.ask(worker, now) if silent > ASK_SECONDS else Sign.UNKNOWN
+            if sign is Sign.GONE or silent > CUT_OFF_SECONDS:
                 self._lost(worker)
             elif silent > SUSPECT_SECONDS:
-                suspects.append(worker)
+                suspects.append((worker, sign))
             else:
                 self._unheard.pop(worker, None)
         if suspects:
             self._ask_who_listens(suspects)
 
-    def _ask_who_listens(self, suspects: list[str]) -> None:
-        channels = {keys.worker_channel(worker): worker for worker in suspects}
+    def _ask_who_listens(self, suspects: Sequence[tuple[str, Sign]]) -> None:
+        channels = {keys.worker_channel(worker): (worker, sign) for worker, sign in suspects}
 
         def answered(reply: object) -> None:
             if not isinstance(reply, list):
                 return
             for channel, listeners in zip(reply[::2], reply[1::2], strict=True):
-                worker = channels[channel]
+                worker, sign = channels[channel]
                 self._unheard[worker] = 0 if listeners else self._unheard.get(worker, 0) + 1
                 if self._unheard[worker] >= LOOKS:
-                    self._lost(worker)
+                    self._unheard_of(worker, sign)
 
         self._jobs.link.post(b"PUBSUB", b"NUMSUB", *channels, on_reply=answered)
 
     def _lost(self, worker: str) -> None:
+            elif silent > DEAD_SECONDS:
+                self._unheard_of(worker, sign)
         self._unheard.pop(worker, None)
         self._jobs.liveness.forget(worker)
-        mine = [job for job in self._jobs.all() if job.ownership.worker == worker and not job.ended]
+        mine = self._running_on(worker)
         _log.warning("worker %s is lost with %d jobs", worker, len(mine))
         for job in mine:
             job.lose_worker()
+    def _unheard_of(self, worker: str, sign: Sign) -> None:
+        """Silent for too long. Does its process answer, then streams that cannot be begun anew wait for its return."""
+        if sign is not Sign.ANSWERS:
+            self._lost(worker)
+            return
+        movable = [job for job in self._running_on(worker) if job.ownership.may_begin_again]
+        if movable:
+            _log.warning("worker %s is cut off from Redis, %d of its jobs begin again elsewhere", worker, len(movable))
+        for job in movable:
+            job.lose_worker()
+
+
+    def _running_on(self, worker: str) -> list[OpenJob]:
+        return [job for job in self._jobs.all() if job.ownership.worker == worker and not job.ended]

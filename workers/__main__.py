@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from shared.neighbours import Neighbours
 from shared.process import run, stop_on_signal, tell_on_signal
 from shared.redis import keys
 from shared.redis.address import Address
@@ -25,7 +26,7 @@ from workers.registry import build
 from workers.transports.dial import Dialer, Proxy, tls_context
 from workers.transports.ears import Ears, open_ears
 from workers.transports.http import HttpTransport
-from workers.worker import Roads, Worker, new_id
+from workers.worker import Roads, Worker
 
 if TYPE_CHECKING:
     from workers.transports.sessions import Sessions
@@ -59,7 +60,7 @@ def main() -> int:
 async def _run(settings: WorkerSettings) -> None:
     provider = build(settings)
     address = Address.parse(settings.redis_url.reveal())
-    worker_id = new_id()
+    neighbours = Neighbours("w")
     seal = Seal([key.reveal() for key in settings.secret_keys])
     name = f"sluice-worker-{provider.name}"
     deadlines = settings.provider.deadlines
@@ -80,12 +81,13 @@ async def _run(settings: WorkerSettings) -> None:
             ears=ears,
         )
         sessions = _sessions(provider, settings, ears)
-        channels = [keys.worker_channel(worker_id), keys.pool_news(provider.name)]
+        channels = [keys.worker_channel(neighbours.id), keys.pool_news(provider.name)]
         subscription = Subscription(
-            address, channels, name=f"{name}-orders", on_resubscribed=lambda: worker.look_again()
+            address, channels, name=f"{name}-orders", on_resubscribed=lambda: worker.resubscribed()
         )
+        link.on_down.append(subscription.moved)
         worker = Worker(
-            worker_id, provider, Roads(link, blocking, subscription), seal, Transports(transport, sessions), limits,
+            provider, Roads(link, blocking, subscription, neighbours), seal, Transports(transport, sessions), limits,
             concurrency=settings.concurrency, version=VERSION,
         )  # fmt: skip
         stop, hurry = trio.Event(), trio.Event()

@@ -6,7 +6,9 @@
 3. A lost parcel is not repeated here. The owner sees the hole, or reads in the report that goes out every second that more
    was sent than it has, and orders a resend from the attempt's retention.
 4. `PUBLISH` answers how many receivers there were. A frontend without any for a few seconds, on a healthy link, is gone,
-   and with it the reason for its attempts.
+   and with it the reason for its attempts. A neighbour is asked past Redis (`shared.neighbours`): one whose process has ended
+   is gone at once, one that lives was cut off and has longer to come back. One that seems to listen and leaves our reports
+   unanswered for as long is gone as well.
 5. An attempt that is given up without a word from its owner never runs here again under the same number: the owner might
    still listen, and would take the words of the second run for the rest of the first.
 """
@@ -19,6 +21,7 @@ from typing import Final
 import msgspec
 import trio
 
+from shared.neighbours import Sign
 from shared.redis import keys
 from shared.redis.link import Link
 from shared.sansio.sequence import Sender
@@ -34,10 +37,22 @@ PARCEL_BYTES: Final = 512 * 1024
 FRAME_OVERHEAD_BYTES: Final = 64
 PATIENCE_SECONDS: Final = 3.0
 """How long a frontend may have no ear on its channel: it may be reconnecting."""
+CUT_OFF_SECONDS: Final = 10.0
+"""… and one that is known to live: after that its callers have been told that the queue is unreachable."""
+UNANSWERED_SECONDS: Final = 12.0
+"""How long a frontend that seems to listen may leave our reports unanswered."""
 FORGET_SECONDS: Final = 30.0
 """How long a finished attempt is kept for an owner that does not say that it has everything."""
 EMPTY_REPORTS: Final = 3
 """How often a frontend is told that nothing runs here for it any more, so that it does not wait for what was given up."""
+
+
+Ask = Callable[[str, float], Sign]
+"""Whether a frontend of this machine lives, by its id and `trio.current_time()`: `Neighbours.ask`."""
+
+
+def _all_live_elsewhere(frontend_id: str, now: float) -> Sign:
+    return Sign.UNKNOWN
 
 
 class Retained:
@@ -84,6 +99,7 @@ class Road:
     def __init__(self, link: Link, seal: Seal, worker_id: str, frontend_id: str) -> None:
         self.attempts: dict[tuple[bytes, int], Retained] = {}
         self.deaf_since: float | None = None
+        self.answered_at = trio.current_time()
         self.empty_reports = 0
         self._link = link
         self._seal = seal
@@ -162,6 +178,7 @@ class Road:
             self._waiting.clear()
             self._waiting_bytes = 0
             self.deaf_since = None
+            self.answered_at = trio.current_time()
             return
         if reply:
             self.deaf_since = None
@@ -174,9 +191,10 @@ class Road:
 class Outbox:
     """All roads of one worker process."""
 
-    def __init__(self, link: Link, seal: Seal, worker_id: str) -> None:
+    def __init__(self, link: Link, seal: Seal, worker_id: str, ask: Ask = _all_live_elsewhere) -> None:
         self._link = link
         self._seal = seal
+        self._ask = ask
         self._worker_id = worker_id
         self._roads: dict[str, Road] = {}
         self._attempts: dict[tuple[bytes, int], Retained] = {}
@@ -192,6 +210,8 @@ class Outbox:
         if not self._attempts:
             self._emptied = trio.Event()
         road = self._road(job.owner)
+        if not road.attempts:
+            road.answered_at = trio.current_time()
         retained = self._attempts[key] = road.attempts[key] = Retained(job, road, gone)
         return retained
 
@@ -272,7 +292,7 @@ class Outbox:
             await trio.sleep(keys.REFRESH_SECONDS)
             now = trio.current_time()
             for frontend_id, road in list(self._roads.items()):
-                if road.attempts and road.deaf_seconds(now) > PATIENCE_SECONDS - keys.REFRESH_SECONDS / 2:
+                if road.attempts and self._is_gone(frontend_id, road, now):
                     _log.warning("frontend %s is gone, cancelling %d attempts", frontend_id, len(road.attempts))
                     self._abandon(road)
                 for retained in list(road.attempts.values()):
@@ -284,6 +304,24 @@ class Outbox:
                     del self._roads[frontend_id]
             if self._given_up:
                 self._given_up = {key: until for key, until in self._given_up.items() if until > now}
+
+    def answered(self, frontend_id: str) -> None:
+        """The frontend has said something to us."""
+        road = self._roads.get(frontend_id)
+        if road is not None:
+            road.answered_at = trio.current_time()
+
+    def ear_restored(self) -> None:
+        """Orders may have been lost: that nobody has answered until now proves nothing."""
+        for road in self._roads.values():
+            road.answered_at = trio.current_time()
+
+    def _is_gone(self, frontend_id: str, road: Road, now: float) -> bool:
+        if road.deaf_since is None:
+            return now - road.answered_at > UNANSWERED_SECONDS
+        sign = self._ask(frontend_id, now)
+        patience = CUT_OFF_SECONDS if sign is Sign.ANSWERS else PATIENCE_SECONDS - keys.REFRESH_SECONDS / 2
+        return sign is Sign.GONE or road.deaf_seconds(now) > patience
 
     def abandon_all(self) -> None:
         """Redis has been away for too long: no owner waits for these attempts any more."""

@@ -7,7 +7,6 @@
 """
 
 import logging
-import secrets
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +15,7 @@ import msgspec
 import trio
 
 from shared.errors import Failure
+from shared.neighbours import Neighbours
 from shared.redis import keys
 from shared.redis.blocking import BlockingLink
 from shared.redis.credentials.pool import Pool
@@ -43,21 +43,22 @@ LAST_WORDS_SECONDS: Final = 2.0
 
 @dataclass(frozen=True)
 class Roads:
-    """The worker's connections to Redis: commands, blocking reads, its channel."""
+    """The worker's connections to Redis: commands, blocking reads, its channel. Past Redis: its name and its neighbours."""
 
     link: Link
     blocking: BlockingLink
     subscription: Subscription
+    neighbours: Neighbours
 
 
 class Worker:
-    """A worker of one provider. `id` is a random incarnation: another start is another worker."""
+    """A worker of one provider. `id` is its name among its neighbours, and random: another start is another worker."""
 
     def __init__(
-        self, worker_id: str, provider: Provider, roads: Roads, seal: Seal, transports: Transports, limits: Limits,
+        self, provider: Provider, roads: Roads, seal: Seal, transports: Transports, limits: Limits,
         *, concurrency: int, version: str,
     ) -> None:  # fmt: skip
-        self.id = worker_id
+        self.id = worker_id = roads.neighbours.id
         self._provider = provider
         self._news_channel = keys.pool_news(provider.name)
         self._roads = roads
@@ -67,7 +68,7 @@ class Worker:
         self._limits = limits
         self._attempts: set[Attempt] = set()
         self._nursery: trio.Nursery | None = None
-        self.outbox = Outbox(roads.link, seal, worker_id)
+        self.outbox = Outbox(roads.link, seal, worker_id, roads.neighbours.ask)
         self.intake = Intake(provider.name, roads.link, roads.blocking, seal, concurrency, self._accept)
         pool = Pool(roads.link, seal, provider.name)
         self.keeper = Keeper(provider, pool, transports.http, worker_id)
@@ -81,6 +82,7 @@ class Worker:
         """Work until `stop` is set and what ran then has finished, or `drain_seconds` have passed, or `hurry` is set."""
         async with trio.open_nursery() as upkeep:
             upkeep.start_soon(advertise, self._roads.link, "worker", self.id, self._advertisement)
+            upkeep.start_soon(self._roads.neighbours.run)
             upkeep.start_soon(self.outbox.run)
             upkeep.start_soon(self.credentials.run)
             upkeep.start_soon(self.keeper.run)
@@ -116,6 +118,7 @@ class Worker:
         except (SealBroken, msgspec.DecodeError, UnicodeDecodeError) as problem:
             _log.error("refused a message on the worker's channel: %s", problem)
             return
+        self.outbox.answered(orders.frontend)
         for kind, job_id, attempt, seq in orders.orders:
             retained = self.outbox.find(job_id, attempt)
             if retained is None:
@@ -129,6 +132,11 @@ class Worker:
             elif kind == OrderKind.CANCEL:
                 self.outbox.drop(retained)
                 retained.gone()
+
+    def resubscribed(self) -> None:
+        """Messages on the worker's channels may have been lost."""
+        self.outbox.ear_restored()
+        self.look_again()
 
     def look_again(self) -> None:
         """There are news of the credential pool, or some may have been missed."""
@@ -184,8 +192,3 @@ class Worker:
             draining=self.intake.draining,
             total_seconds=self._limits.total,
         )
-
-
-def new_id() -> str:
-    """A worker incarnation's name: 64 random bits, so that nobody can speak for it by accident."""
-    return f"w-{secrets.token_hex(8)}"

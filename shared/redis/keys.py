@@ -10,6 +10,7 @@
 | `sluice:models:{provider}` | string, JSON | twelve intervals | models that the upstream lists |
 | `…:asked` | string | an interval | a worker has asked, or is about to |
 | `sluice:credentials:{provider}` | hash, id → JSON | until removed | the provider's pool: state of each credential |
+| `sluice:frontend:{id}:own` | channel | – | a frontend's own voice: what it publishes to see whether it would hear others |
 | `…:secrets` | hash, id → sealed | same | what opens the upstream |
 | `…:order` | sorted set, id → load, last use | same | the credentials that may be leased, the least busy first |
 | `…:timers` | sorted set, member → its end | until its end | leases, rests, set-asides, vouchers of settings |
@@ -82,3 +83,7 @@ def pool(provider: str) -> tuple[bytes, ...]:
 
 def pool_news(provider: str) -> bytes:
     return b"sluice:credentials:{%b}:news" % provider.encode()
+def own_voice_channel(frontend_id: str) -> bytes:
+    return frontend_channel(frontend_id) + b":own"
+
+

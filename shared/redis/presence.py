@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from shared.redis import keys
-from shared.redis.failures import RedisError
+from shared.redis.failures import RedisError, RefusalKind, Refused
 from shared.redis.link import Link
 
 _log = logging.getLogger(__name__)
@@ -37,8 +37,16 @@ async def advertise(link: Link, kind: str, process_id: str, advertisement: Calla
 
 
 def publish(link: Link, key: bytes, member: bytes, advertisement: msgspec.Struct) -> None:
-    """Set the advertisement now; what Redis answers does not matter, the next second brings another."""
-    link.post(b"SET", key, msgspec.json.encode(advertisement), b"EX", str(keys.ALIVE_SECONDS))
+    """Set the advertisement now, or keep the one that stands if Redis has no room; the next second brings another.
+
+    A full Redis refuses SET and takes EXPIRE: it must not look as if everybody had died.
+    """
+
+    def answered(reply: object) -> None:
+        if isinstance(reply, Refused) and reply.kind is RefusalKind.CAPACITY:
+            link.post(b"EXPIRE", key, str(keys.ALIVE_SECONDS))
+
+    link.post(b"SET", key, msgspec.json.encode(advertisement), b"EX", str(keys.ALIVE_SECONDS), on_reply=answered)
     link.post(b"SADD", keys.ALIVE, member)
 
 

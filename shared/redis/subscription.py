@@ -120,6 +120,16 @@ class Subscription:
         while not self.subscribed:
             await self._all_confirmed.wait()
 
+    def moved(self, why: RedisError) -> None:
+        """Another connection of ours has ended. If it met a server that is no master any more, this one listens there too."""
+        if isinstance(why, Refused) and why.kind is RefusalKind.WRONG_NODE:
+            self._end(why)
+
+    @property
+    def connections(self) -> int:
+        """How often a connection has come about."""
+        return self._dialer.counts.connections
+
     @property
     def channels(self) -> list[bytes]:
         return list(self._channels)
@@ -192,7 +202,9 @@ class Subscription:
 
     def _notice(self, reply: Reply) -> None:
         """Take in anything but a message."""
-        if isinstance(reply, Refused):
+        if isinstance(reply, Refused) and reply.kind is RefusalKind.CAPACITY and self._pinged_at is not None:
+            self._answered()  # a server that cannot write refuses even PING, and goes on publishing
+        elif isinstance(reply, Refused):
             self._end(reply)
         elif type(reply) is list and reply[0] == b"subscribe":
             self._confirmed.add(reply[1])
@@ -203,10 +215,14 @@ class Subscription:
                     self._was_subscribed = True
                     self._tell_subscribed()
         elif type(reply) is list and reply[0] == b"pong" and self._pinged_at is not None:
-            self.last_ping = Ping(sent_at=self._pinged_at, answered_at=trio.current_time())
-            self._pinged_at = None
+            self._answered()
         else:
             self._end(LinkDown("the server answered something that is no message"))
+
+    def _answered(self) -> None:
+        assert self._pinged_at is not None
+        self.last_ping = Ping(sent_at=self._pinged_at, answered_at=trio.current_time())
+        self._pinged_at = None
 
     def _tell_subscribed(self) -> None:
         if not self._started:

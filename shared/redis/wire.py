@@ -18,7 +18,7 @@ import trio
 
 from shared.redis.address import Address
 from shared.redis.counts import Counts
-from shared.redis.failures import LinkDown, Refused
+from shared.redis.failures import LinkDown, RefusalKind, Refused
 
 Reply = Any
 """`bytes`, `int`, `None`, or a list of replies. An error is an instance of `Refused`, also inside a list."""
@@ -165,9 +165,10 @@ async def _greet(wire: Wire, address: Address, name: str) -> None:
         await wire.drain()
     for step in steps:
         reply = await wire.reply()
-        # PING is what counts: it is refused without a login, without rights, and while the server loads its data. The
-        # name is a courtesy to whoever reads CLIENT LIST, and some servers do not allow it.
-        if isinstance(reply, Refused) and step[0] != "CLIENT":
+        # PING is what counts: it is refused without a login, without rights, and while the server loads its data. A full
+        # disk refuses it as well, but not what we most need then. The name is a courtesy to whoever reads CLIENT LIST, and
+        # some servers do not allow it.
+        if isinstance(reply, Refused) and step[0] != "CLIENT" and reply.kind is not RefusalKind.CAPACITY:
             raise reply
 
 

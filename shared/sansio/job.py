@@ -31,6 +31,9 @@ _failure = msgspec.msgpack.Decoder(Failure)
 UNLISTED_REPORTS: Final = 2
 """So many reports in a row must leave a job out, since one may have overtaken the frame that says that the job has begun."""
 
+MOST_VANISHED: Final = 5
+"""Losses of the queue that one job survives. Only a broken queue, or one that somebody empties, loses the same job so often."""
+
 
 class State(Enum):
     WAITING = "waiting"
@@ -59,11 +62,17 @@ class Ownership:
         self.orders: list[tuple[str, Order]] = []
         self.received: Receiver[tuple[int, bytes]] = Receiver()
         self._unlisted = 0
+        self._vanished = 0
         self._max_starts = max_starts
         self._commits_on_chunk = commits_on_chunk
 
     def __repr__(self) -> str:
         return f"<Ownership {self.id.hex()[:8]} {self.state.value} attempt={self.attempt} next={self.received.next}>"
+
+    @property
+    def may_begin_again(self) -> bool:
+        """Whether another attempt may follow this one: the caller has seen nothing of it, and starts are left."""
+        return not self.committed and self.starts < self._max_starts
 
     def frame(self, worker: str, attempt: int, seq: int, kind: int, payload: bytes) -> list[tuple[int, bytes]]:
         """A frame arrived: the `(kind, payload)` pairs that are due, in order. The last is DONE or FAILED when it is over.
@@ -112,8 +121,13 @@ class Ownership:
             self._failed(Failure("worker_lost", "The worker that ran this request was lost."))
 
     def vanished(self) -> None:
-        """The queue lost the entry before anybody started: the next attempt costs no start."""
-        if self.state is State.WAITING:
+        """The queue lost the job before anybody started: the next attempt costs no start, but there is an end to it."""
+        if self.state is not State.WAITING:
+            return
+        self._vanished += 1
+        if self._vanished > MOST_VANISHED:
+            self.fail(Failure("queue_unavailable", "The job queue lost this request again and again."))
+        else:
             self._next_attempt("vanished")
 
     def fail(self, failure: Failure) -> None:
@@ -144,7 +158,7 @@ class Ownership:
         """Whether the failure is final."""
         if failure.kind == "shutting_down" and self.received.next == 2:  # nothing between STARTED and FAILED
             self.starts -= 1
-        if failure.row.again and not self.committed and self.starts < self._max_starts:
+        if failure.row.again and self.may_begin_again:
             self._next_attempt(failure.kind)
             return False
         self.failure = failure

@@ -65,9 +65,9 @@ class Told:
         self.gone += 1
 
 
-def an_outbox(answer=1):
+def an_outbox(answer=1, **options):
     paper = Paper(answer)
-    return paper, Outbox(paper, SEAL, "w")
+    return paper, Outbox(paper, SEAL, "w", **options)
 
 
 @contextmanager

@@ -3,9 +3,17 @@
 import pytest
 import trio
 
+from shared.neighbours import Sign
 from shared.redis.failures import LinkDown
 from tests.workers.outbox_paper import CHUNK, FAILED, Told, a_job, an_outbox
-from workers.outbox import FORGET_SECONDS, FRAME_OVERHEAD_BYTES, PATIENCE_SECONDS
+from workers.outbox import CUT_OFF_SECONDS, FORGET_SECONDS, FRAME_OVERHEAD_BYTES, PATIENCE_SECONDS, UNANSWERED_SECONDS
+
+
+async def answering(outbox, frontend_id="f"):
+    """The frontend answers the reports."""
+    while True:
+        outbox.answered(frontend_id)
+        await trio.sleep(1)
 
 
 async def test_a_frontend_that_stays_deaf_is_given_up(autojump_clock, nursery):
@@ -28,6 +36,7 @@ async def test_a_frontend_that_hears_again_in_time_is_not_given_up(autojump_cloc
     told = Told()
     outbox.open(a_job(), told)
     nursery.start_soon(outbox.run)
+    nursery.start_soon(answering, outbox)
     await trio.sleep(0.5)
     for _ in range(5):
         await trio.sleep(2)
@@ -35,6 +44,46 @@ async def test_a_frontend_that_hears_again_in_time_is_not_given_up(autojump_cloc
         await trio.sleep(1)
         paper.answer = 0
     assert told.gone == 0
+
+
+@pytest.mark.parametrize(
+    ("sign", "least", "most"),
+    [
+        (Sign.GONE, 0, 1.1),
+        (Sign.SILENT, 2, PATIENCE_SECONDS + 0.1),
+        (Sign.ANSWERS, CUT_OFF_SECONDS, CUT_OFF_SECONDS + 1.1),
+    ],
+)
+async def test_a_neighbour_that_is_deaf_is_asked(autojump_clock, nursery, sign, least, most):
+    """One whose process has ended is given up at once; one that answers has lost its connection, and may come back."""
+    paper, outbox = an_outbox(ask=lambda peer, now: sign)
+    told = Told()
+    outbox.open(a_job(), told)
+    nursery.start_soon(outbox.run)
+    nursery.start_soon(answering, outbox)
+    await trio.sleep(1.5)
+    paper.answer = 0
+    await trio.sleep(0.5)  # the next report
+    with trio.fail_after(most):
+        deaf_since = trio.current_time()
+        while not told.gone:  # noqa: ASYNC110 - a callback without an event, on a clock that jumps
+            await trio.sleep(0.1)
+    assert trio.current_time() - deaf_since >= least
+
+
+async def test_a_frontend_that_seems_to_listen_and_never_answers_is_given_up(autojump_clock, nursery):
+    """Its connection is half-open: Redis counts an ear, and nobody can tell us to stop."""
+    _, outbox = an_outbox()
+    told = Told()
+    outbox.open(a_job(), told)
+    nursery.start_soon(outbox.run)
+    await trio.sleep(UNANSWERED_SECONDS - 1)
+    assert told.gone == 0
+    outbox.ear_restored()  # it was ours that did not work
+    await trio.sleep(UNANSWERED_SECONDS - 1)
+    assert told.gone == 0
+    await trio.sleep(2.1)
+    assert told.gone == 1
 
 
 async def test_a_link_that_is_down_proves_nothing_about_the_frontend(autojump_clock, nursery):
@@ -60,6 +109,7 @@ async def test_a_finished_attempt_is_forgotten_when_nobody_asks(autojump_clock, 
     outbox.put(finished, [(FAILED, b"x" * 100)])
     outbox.put(running, [(CHUNK, b"y" * 10)])
     nursery.start_soon(outbox.run)
+    nursery.start_soon(answering, outbox)
     await trio.sleep(FORGET_SECONDS - 0.5)
     assert outbox.statistics() == {"attempts": 2, "retained_bytes": 110 + 2 * FRAME_OVERHEAD_BYTES, "resends": 0}
     await trio.sleep(2)
