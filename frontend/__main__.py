@@ -11,25 +11,28 @@ import trio
 
 from frontend.admission import Admission
 from frontend.app import create_app
-from frontend.edge import Cors
 from frontend.catalog import Catalog
+from frontend.edge import Cors
 from frontend.jobs import Jobs
 from frontend.known_keys import KnownKeys
 from frontend.live import Live
+from frontend.observe import Observer
 from frontend.overview import Lookout
-from frontend.server import ServerSettings, serve
 from frontend.own_voice import OwnVoice
+from frontend.server import ServerSettings, serve
 from frontend.services import Services
 from frontend.statistics import Statistics
 from frontend.watch import Patience, Watch
 from shared.errors import Failure
-from shared.process import run, stop_on_signal, tell_on_signal
-from shared.neighbours import Neighbours
 from shared.exposition import Exposition
 from shared.measuring import Measures
+from shared.neighbours import Neighbours
+from shared.process import run, stop_on_signal, tell_on_signal
+from shared.pulse import pulse
 from shared.redis import keys
 from shared.redis.address import Address
 from shared.redis.callers import CallerStore
+from shared.redis.health import measure_redis
 from shared.redis.link import Link
 from shared.redis.presence import advertise
 from shared.redis.subscription import Subscription
@@ -76,10 +79,10 @@ async def _run(settings: FrontendSettings) -> None:
         default_model=settings.default_model or None,
         started=int(started),
     )
+    voice = OwnVoice(link, frontend_id, jobs.liveness)
     subscription = Subscription(
         address,
         [keys.frontend_channel(frontend_id), voice.channel, keys.CALLERS_NEWS],
-    voice = OwnVoice(link, frontend_id, jobs.liveness)
         name="sluice-frontend-frames",
         on_resubscribed=lambda: watch.resubscribed(),
     )
@@ -90,7 +93,10 @@ async def _run(settings: FrontendSettings) -> None:
     statistics = Statistics()
     lookout = Lookout(link, catalog, frontend_id, VERSION)
     live = Live(lookout.read)
-    stop = trio.Event()
+    measures = Measures("frontend", VERSION)
+    measure_redis(measures, link, subscription)
+    observer = Observer(measures, catalog, jobs)
+    stop, hurry = trio.Event(), trio.Event()
 
     def readiness() -> list[str]:
         problems = {
@@ -122,20 +128,36 @@ async def _run(settings: FrontendSettings) -> None:
     )  # fmt: skip
     server = _server(settings)
     app = create_app(
-        Services(settings, server, admission, catalog, jobs, readiness, statistics, lookout, live, VERSION)
+        Services(
+            settings,
+            server,
+            admission,
+            catalog,
+            jobs,
+            readiness,
+            statistics,
+            lookout,
+            live,
+            measures,
+            observer,
+            VERSION,
+        )
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(stop_on_signal, stop, nursery.cancel_scope)
+        nursery.start_soon(stop_on_signal, stop, hurry, nursery.cancel_scope)
         nursery.start_soon(tell_on_signal, lambda: {"jobs": len(jobs), **jobs.counts})
+        nursery.start_soon(neighbours.run)
         await nursery.start(link.run)
         await nursery.start(subscription.run, partial(_deliver, jobs, voice, known_keys))
         nursery.start_soon(known_keys.run)
         nursery.start_soon(catalog.run)
         nursery.start_soon(watch.run)
-        nursery.start_soon(neighbours.run)
+        nursery.start_soon(pulse, measures)
         nursery.start_soon(live.run, stop)
         nursery.start_soon(advertise, link, "frontend", frontend_id, advertisement)
-        nursery.start_soon(_end_streams, stop, settings.drain_seconds, jobs)
+        nursery.start_soon(_end_streams, stop, hurry, settings.drain_seconds, jobs)
+        if settings.metrics_listen is not None:
+            await nursery.start(Exposition(measures, readiness).serve, *settings.metrics_listen)
         async with trio.open_nursery() as serving:
             host, port = await serving.start(partial(serve, app, server, shutdown=stop))
             _log.info("frontend %s listens on %s:%d", frontend_id, host, port)
@@ -152,10 +174,11 @@ def _deliver(jobs: Jobs, voice: OwnVoice, known_keys: KnownKeys, channel: bytes,
         jobs.deliver(channel, message)
 
 
-async def _end_streams(stop: trio.Event, drain_seconds: float, jobs: Jobs) -> None:
-    """What is not answered when the drain is over ends with an error that says so, before the server cuts it."""
+async def _end_streams(stop: trio.Event, hurry: trio.Event, drain_seconds: float, jobs: Jobs) -> None:
+    """What is not answered when the drain is over, or cut short, ends with an error that says so, before the server cuts it."""
     await stop.wait()
-    await trio.sleep(drain_seconds)
+    with trio.move_on_after(drain_seconds):
+        await hurry.wait()
     for job in jobs.all():
         job.fail(Failure("shutting_down", "The gateway is shutting down; try again."))
 

@@ -7,7 +7,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from frontend.api import chat, completions, dashboard, embeddings, health, models, reference
+from frontend.api import chat, completions, dashboard, embeddings, health, metrics, models, reference
 from frontend.api.bodies import visit
 from frontend.edge import App, Cors, Edge
 from frontend.server import prepare
@@ -32,17 +32,26 @@ def create_app(services: Services) -> App:
     app.url_map.merge_slashes = False  # else `//v1/models` is a redirect to wherever the Host header says
     prepare(app, services.server, max_body_bytes=services.settings.body_limit_bytes)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    for module in (chat, completions, embeddings, models, health, reference, dashboard):
+    for module in (chat, completions, embeddings, models, health, reference, dashboard, metrics):
         app.register_blueprint(module.blueprint(services))
+    app.before_request(_name_endpoint)
     app.register_error_handler(GatewayError, _gateway_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
-    return Edge(app, Cors(services.settings.cors_origins), [services.statistics.ended])  # type: ignore[arg-type]
+    ended = [services.statistics.ended, services.observer.visit_ended]
+    return Edge(app, Cors(services.settings.cors_origins), ended)  # type: ignore[arg-type]
+
+
+async def _name_endpoint() -> None:
+    if request.url_rule is not None:
+        visit().endpoint = request.url_rule.rule
 
 
 def error_response(failure: Failure, *, starts: int = 1) -> Response:
     """OpenAI's error envelope with the headers that its clients read; the request's log line names the error."""
-    visit().facts.setdefault("error", failure.code or failure.row.code or failure.kind)
+    this_visit = visit()
+    this_visit.refusal = failure.kind
+    this_visit.facts.setdefault("error", failure.code or failure.row.code or failure.kind)
     return Response(
         msgspec.json.encode(failure.envelope()),
         status=failure.row.status,

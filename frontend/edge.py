@@ -13,6 +13,7 @@ from typing import Any, Final
 import trio
 
 from frontend.request_id import new_request_id
+from shared.metrics import OTHER
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -32,7 +33,8 @@ PREFLIGHT_SECONDS: Final = b"600"
 
 @dataclass
 class Visit:
-    """One request from its first byte to its last. `facts`: what the endpoints add to the log line."""
+    """One request from its first byte to its last. `facts`: what the endpoints add to the log line. `endpoint`: the route that
+    it took; `refusal`: the kind of the error that it was answered with."""
 
     method: str
     path: str
@@ -41,13 +43,15 @@ class Visit:
     status: int = 0
     first_byte_at: float | None = None
     complete: bool = False
+    endpoint: str = OTHER
+    refusal: str = ""
     facts: dict[str, object] = field(default_factory=dict)
 
     def log_line(self) -> dict[str, object]:
         now = trio.current_time()
         line: dict[str, object] = {
             "time": round(time.time(), 3),
-            "id": self.request_id,
+            "request_id": self.request_id,
             "method": self.method,
             "path": self.path,
             "status": self.status or 499,

@@ -7,9 +7,11 @@ from frontend.admission import Admission
 from frontend.catalog import Catalog
 from frontend.jobs import Jobs
 from frontend.live import Live
+from frontend.observe import Observer
 from frontend.overview import Lookout
 from frontend.server import ServerSettings
 from frontend.statistics import Statistics
+from shared.measuring import Measures
 from shared.settings import FrontendSettings
 
 
@@ -26,4 +28,6 @@ class Services:
     statistics: Statistics
     lookout: Lookout
     live: Live
+    measures: Measures
+    observer: Observer
     version: str

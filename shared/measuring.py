@@ -3,7 +3,7 @@
 What happens often is counted in plain dicts and lists, without locks, since one thread does everything; what lies in somebody's
 attributes already is read when it is asked for. Only then does prometheus-client see any of it and turn it into text.
 
-    measures = Measures("frontend")
+    measures = Measures("frontend", "0.1.0")
     refused = measures.counter("sluice_requests_refused_total")
     refused.add("rate_limit")
     measures.read("sluice_queue_depth", lambda: {("openai",): 3})
@@ -103,7 +103,7 @@ def _admitted(metric: Metric, known: Mapping[Labels, object], labels: Labels) ->
 class Measures(Collector):
     """All that one process measures. Each metric of the table is counted here or read somewhere, in one place each."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, version: str, provider: str = "") -> None:
         self.process = process
         self.before: list[Callable[[], Awaitable[object]]] = []
         """Awaited before each scrape, in turn: what has to ask somebody first. Must end within a second, and not raise."""
@@ -114,6 +114,7 @@ class Measures(Collector):
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
+        self.read("sluice_build_info", lambda: {(process, provider, version): 1})
 
     def counter(self, name: str) -> Counter:
         return self._counters.setdefault(name, Counter(self._metric(name, "counter")))

@@ -7,10 +7,11 @@ replaced before it is written, in messages and in tracebacks alike.
 import json
 import logging
 import re
-import sys
 import time
 from collections.abc import Mapping
 from typing import Final
+
+from shared.log_sink import LogSink, SinkHandler
 
 _TELLING: Final = r"(?: authorization | cookie | password | (?:api|secret)[-_]?key | (?:access|refresh|id)[-_]?token )"
 _SECRETS: Final = re.compile(
@@ -38,6 +39,7 @@ _HINTS: Final = (
 """A text without any of these holds nothing to hide. Most lines have none, and that is found out in a few microseconds."""
 _KNOWN_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _HIDDEN: Final = "***"
+_STANDARD_ERROR: Final = LogSink(2)
 
 
 def redact(text: str) -> str:
@@ -119,15 +121,22 @@ class AccessLines(logging.Formatter):
         return _json_line(record.msg if isinstance(record.msg, Mapping) else {"message": _message(record)})
 
 
+def flush_logs() -> None:
+    """Write what could not be written before, as far as it can be now."""
+    _STANDARD_ERROR.flush()
+
+
+def dropped_lines() -> int:
+    """Log lines that were lost since the process began."""
+    return _STANDARD_ERROR.dropped
+
+
 def set_up_logs(level: str, style: str) -> None:
     """Send every log to standard error. `level`: debug, info, warning, error; `style`: json or text."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if style == "json" else PlainLines())
+    handler = SinkHandler(_STANDARD_ERROR, JsonLines() if style == "json" else PlainLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     access = logging.getLogger("sluice.access")
     access.propagate = False
-    access_handler = logging.StreamHandler(sys.stderr)
-    access_handler.setFormatter(AccessLines())
-    access.handlers = [access_handler]
+    access.handlers = [SinkHandler(_STANDARD_ERROR, AccessLines())]
     for noisy in ("httpx2", "httpcore2", "hypercorn", "quart"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -74,6 +74,7 @@ async def answer(services: Services, job: OpenJob) -> Response:
     this_visit = visit()
     wanted = job.submission
     this_visit.facts |= {"model": wanted.asked_model, "provider": wanted.provider, "stream": wanted.stream}
+    on_leave(lambda: services.observer.job_ended(job))
     on_leave(lambda: _note(job, this_visit))
     on_leave(job.leave)
     try:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import trio
 
+from shared.measuring import Distribution
 from shared.redis.address import Address
 from shared.redis.blocking import BlockingLink
 from shared.redis.callbacks import call_safely
@@ -199,6 +200,11 @@ class Link:
         await trio.lowlevel.checkpoint_if_cancelled()
         while self._pipeline is None:
             await self._came_up.wait()
+
+    @property
+    def round_trips(self) -> Distribution:
+        """Seconds from a command to its reply: of the first reply of each read."""
+        return self._counts.round_trips
 
     def statistics(self) -> LinkStatistics:
         pipeline, counts = self._pipeline, self._counts

@@ -191,10 +191,12 @@ class Pipeline:
     # --- receiving
 
     async def _read(self) -> None:
-        wire, next_reply, settle = self._wire, self._wire.next_reply, self._settle
+        wire, next_reply, settle, outstanding = self._wire, self._wire.next_reply, self._settle, self._outstanding
+        round_trips = self._counts.round_trips
         try:
             while True:
                 await wire.receive()
+                waited = time.monotonic() - outstanding[0][0] if outstanding else 0.0
                 turn = 0
                 while (reply := next_reply()) is not INCOMPLETE:
                     settle(reply)
@@ -202,6 +204,8 @@ class Pipeline:
                     if turn == REPLIES_PER_TURN:
                         turn = 0
                         await trio.lowlevel.checkpoint()
+                if turn:
+                    round_trips.observe(waited)
                 if wire.unsent and not self._kernel_is_full.is_set():
                     self._flush()
         except BROKEN as error:

@@ -6,7 +6,7 @@ import string
 from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from shared.redis.address import Address
@@ -19,6 +19,13 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
 
 SHORTEST_SECRET_KEY = 32
 """Characters; a hex text of this length holds 128 random bits."""
+
+
+class Listen(NamedTuple):
+    """Where to listen; port 0 is any free one."""
+
+    host: str
+    port: int
 
 
 def whole(low: int, high: int | None = None) -> Kind:
@@ -150,6 +157,13 @@ def _read_socket_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _read_listen(text: str) -> Listen:
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise Expected(LISTEN.expects)
+    return Listen(_read_host(host), int(port))
+
+
 def _read_redis_url(text: str) -> Secret:
     try:
         Address.parse(text)
@@ -239,6 +253,7 @@ SWITCH = Kind("on or off", _read_switch, empty=False)
 SWITCH_IF_SET = Kind("on or off", _read_switch)
 TEXT = Kind("a text", str, empty="")
 HOST = Kind("an IP address or a host name", _read_host)
+LISTEN = Kind("an address and a port such as 127.0.0.1:9100", _read_listen)
 PATH = Kind("a path", Path)
 BASE_URL = Kind("an http:// or https:// address without query or password", _read_base_url, empty="")
 SOCKET_URL = Kind("a wss:// or https:// address without query or password", _read_socket_url, empty="")

@@ -12,6 +12,7 @@ from shared.settings.kinds import (
     API_KEYS,
     BASE_URL,
     HOST,
+    LISTEN,
     MODEL,
     MODELS,
     ORIGINS,
@@ -20,6 +21,7 @@ from shared.settings.kinds import (
     REDIS_URL,
     SECRET_KEYS,
     SWITCH,
+    Listen,
     choice,
     seconds,
     whole,
@@ -181,6 +183,13 @@ class FrontendSettings(SharedSettings):
         default="15",
         unit="s",
     )
+    metrics_listen: Listen | None = setting(
+        "SLUICE_METRICS_LISTEN",
+        LISTEN,
+        "Where `/metrics` and `/health/…` are served without a key, for machines that watch. Empty: `/metrics` is on the usual"
+        " port and takes a key of SLUICE_API_KEY. `sluice up` gives each further frontend the next port.",
+        example="127.0.0.1:9100",
+    )
     api_key_origin: str
 
 
@@ -254,6 +263,13 @@ class WorkerSettings(SharedSettings):
         "Largest answer that a worker gathers for a caller who does not stream; a larger one is an error.",
         default="33554432",
         unit="bytes",
+    )
+    metrics_listen: Listen | None = setting(
+        "SLUICE_WORKER_METRICS_LISTEN",
+        LISTEN,
+        "Where a worker serves `/metrics` and `/health/…`, without a key; port 0 takes a free one, which the log tells. Empty:"
+        " nowhere. `sluice up` gives each further worker the next port.",
+        example="127.0.0.1:9200",
     )
     provider: ProviderSettings
 

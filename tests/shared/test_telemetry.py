@@ -116,7 +116,7 @@ def test_hostile_text_costs_little(piece):
 
 
 @pytest.fixture
-def logs(capsys):
+def logs(capfd):
     """The process's logging, set up as told; what it has written so far, as lines."""
     names = ["sluice.access", "httpx2", "httpcore2", "hypercorn", "quart"]
     loggers = [logging.getLogger(), *map(logging.getLogger, names)]
@@ -124,7 +124,7 @@ def logs(capsys):
 
     def set_up(style="json", level="debug"):
         set_up_logs(level, style)
-        return lambda: capsys.readouterr().err.splitlines()
+        return lambda: capfd.readouterr().err.splitlines()
 
     yield set_up
     for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
