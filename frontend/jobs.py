@@ -17,8 +17,9 @@ from frontend.open_job import OpenJob, Submission
 from shared.errors import Failure, fail
 from shared.measuring import Histogram
 from shared.redis import keys
-from shared.redis.failures import RefusalKind, Refused
+from shared.redis.failures import LinkDown, RefusalKind, Refused
 from shared.redis.link import Link
+from shared.redis.submission.queue import withdraw
 from shared.redis.submission.script import Ask, Queued, Refusal, answer_to, submission
 from shared.sansio.job import State
 from shared.sansio.liveness import Liveness
@@ -28,6 +29,7 @@ from shared.sealing import Seal, SealBroken
 _log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _parcel = msgspec.msgpack.Decoder(Parcel)
+PASSING: Final = (RefusalKind.TRANSIENT, RefusalKind.WRONG_NODE)
 URGENT: Final = (OrderKind.CANCEL, OrderKind.RESEND)
 """Orders that somebody waits for; the others only free memory and travel with them, or a little later."""
 _COUNTED: Final = ("opened", "parcels", "frames", "refused_parcels", "resubmitted", "resends")
@@ -81,6 +83,8 @@ class Jobs:
         wanted, ownership = job.submission, job.ownership
         ownership.resubmit = False
         job.queued_at = job.looked_at = trio.current_time()
+        if job.waits_since is None:
+            job.waits_since = job.queued_at
         job.missed_looks = 0
         message = Job(
             protocol=PROTOCOL,
@@ -110,10 +114,13 @@ class Jobs:
         wanted, ownership = job.submission, job.ownership
         return Ask(
             job=ownership.id.hex(),
-            attempt=ownership.attempt,
+            name=job.name,
             caller=wanted.caller,
+            whose=wanted.fair_to or wanted.caller,
             model=wanted.model,
             again=job.admitted,
+            returns=job.admitted,
+            ahead=job.had_turn,
             low=wanted.priority == "low",
             patience_ms=wanted.patience_seconds * 1000,
             estimated_tokens=wanted.estimated_tokens,
@@ -125,17 +132,23 @@ class Jobs:
         answer = answer_to(reply) if isinstance(reply, bytes) else None
         if isinstance(answer, Queued):
             job.admit()
+            job.unanswered_since = None
             if not current:
                 # It ended while Redis was asked; a worker that was faster is told to cancel when it speaks.
-                self.link.post(b"XDEL", keys.jobs(job.submission.provider), answer.entry)
-                return
-            job.entry = answer.entry
+                self.link.post_script(*withdraw(job.submission.provider, f"{job.ownership.id.hex()}.{attempt}"))
+            else:
+                job.queued = True
         elif not current or job.ownership.state is not State.WAITING:
             pass  # whatever became of this submission, the job has gone on: a worker was faster than the reply
         elif isinstance(answer, Refusal):
             job.fail(_refused(answer))
         elif isinstance(reply, Refused) and reply.kind is RefusalKind.CAPACITY:
             job.fail(Failure("queue_full", "The job queue is full; try again in a few seconds."))
+        elif isinstance(reply, LinkDown) or (isinstance(reply, Refused) and reply.kind in PASSING):
+            # It may even have been executed. So it is another attempt that the watch submits once Redis answers again.
+            if job.unanswered_since is None:
+                job.unanswered_since = trio.current_time()
+            job.vanished()
         else:
             _log.warning("job %s could not be queued: %s", job.submission.request_id, reply)
             job.fail(
@@ -143,8 +156,9 @@ class Jobs:
             )
 
     def unqueue(self, job: OpenJob) -> None:
-        if job.entry is not None and job.ownership.state is State.WAITING:
-            self.link.post(b"XDEL", keys.jobs(job.submission.provider), job.entry)
+        """Take a job that still waits out of the queue."""
+        if job.queued and job.ownership.state is State.WAITING:
+            self.link.post_script(*withdraw(job.submission.provider, job.name))
 
     def forget(self, job: OpenJob) -> None:
         self._open.pop(job.ownership.id, None)
@@ -188,9 +202,10 @@ class Jobs:
         if job is None:
             self._order(worker, (OrderKind.CANCEL, job_id, attempt, 0))
             return
-        job.ownership.report(worker, attempt, next_seq)
+        job.report(worker, attempt, next_seq)
         self._collect(job)
-        if job.consumed and worker == job.ownership.worker:
+        if worker == job.ownership.worker and job.ownership.state is State.RUNNING:
+            # Also with nothing new to say: it is how the worker knows that we live.
             self._order(worker, (OrderKind.CONSUMED, job_id, attempt, job.consumed))
 
     def order(self, job: OpenJob, kind: int, seq: int) -> None:
@@ -225,5 +240,12 @@ class Jobs:
 
 def _refused(refusal: Refusal) -> Failure:
     """What the door says, in words for the caller."""
-    message = f"{refusal.waiting} jobs wait for this provider already; try again in a few seconds."
+    if refusal.own:
+        message = f"{refusal.own} of your requests wait for this provider already; try again in a few seconds."
+    elif refusal.retry_after_seconds is not None:
+        message = (
+            f"The wait for this provider is about {refusal.retry_after_seconds:.0f} s, longer than you would wait."
+        )
+    else:
+        message = f"{refusal.waiting} jobs wait for this provider already; try again in a few seconds."
     return Failure(refusal.kind, message, retry_after_seconds=refusal.retry_after_seconds)

@@ -38,7 +38,8 @@ class Submission:
     """What a request asks for, after it was checked and routed.
 
     `budget_seconds`: for everything, queue included; `patience_seconds`: for the queue alone. `caller`: id of the key that is
-    charged. `estimated_tokens`: prompt and answer together, for the caller's limits.
+    charged. `fair_to`: between whom the queue is fair, where that is not the caller's id, which some share. `estimated_tokens`:
+    prompt and answer together, for the caller's limits.
     """
 
     endpoint: str
@@ -52,6 +53,7 @@ class Submission:
     budget_seconds: float
     credential: str | None = None
     caller: str = MASTER
+    fair_to: str = ""
     priority: Priority = "normal"
     patience_seconds: float = 30.0
     estimated_tokens: int = 0
@@ -60,7 +62,9 @@ class Submission:
 class OpenJob:
     """One caller's job. One task waits on it; everything else is synchronous.
 
-    `admitted`: Redis has taken it, or a worker has it. `noted`: it is over and was counted. `gaps`: between pieces of a stream.
+    `admitted`: Redis has taken it, or a worker has it. `unanswered_since`: Redis did not say whether it has taken it. `queued`:
+    it waits, and Redis says so. `had_turn`: some worker has had it. `waits_since`: on `trio.current_time()`, None while it does
+    not wait. `noted`: it is over and was counted. `gaps`: between pieces of a stream.
     """
 
     def __init__(self, submission: Submission, jobs: Roads, max_starts: int, gaps: Distribution | None = None) -> None:
@@ -68,9 +72,12 @@ class OpenJob:
         self.ownership = Ownership(secrets.token_bytes(16), max_starts=max_starts, commits_on_chunk=submission.stream)
         self.opened_at = trio.current_time()
         self.queued_at = self.opened_at
-        self.entry: str | None = None
+        self.waits_since: float | None = self.opened_at
+        self.queued = False
+        self.had_turn = False
         self.admitted = False
         self.noted = False
+        self.unanswered_since: float | None = None
         self.started_at: float | None = None
         self.looked_at = self.opened_at
         self.missed_looks = 0
@@ -81,6 +88,7 @@ class OpenJob:
         self.last_sent_at = self.opened_at
         self.keepalive_due = False
         self.consumed = 0
+        self._waited_seconds = 0.0
         self._gaps = gaps if submission.stream else None
         self._jobs = jobs
         self._chunks: list[bytes] = []
@@ -96,6 +104,17 @@ class OpenJob:
     @property
     def ended(self) -> bool:
         return self.ownership.state is State.ENDED
+
+    @property
+    def name(self) -> str:
+        """What the current attempt is called in the queue."""
+        return f"{self.ownership.id.hex()}.{self.ownership.attempt}"
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long the job has been in the queue, all attempts together."""
+        since = self.waits_since
+        return self._waited_seconds + (0.0 if since is None else trio.current_time() - since)
 
     @property
     def has_chunks(self) -> bool:
@@ -166,6 +185,11 @@ class OpenJob:
             self.admitted = True
             self._jobs.admitted(self)
 
+    def report(self, worker: str, attempt: int, next_seq: int) -> None:
+        """The worker says how far it is with an attempt."""
+        self.ownership.report(worker, attempt, next_seq)
+        self._note_start()
+
     def lose_worker(self) -> None:
         """The worker that ran the attempt is gone: another attempt, or the end."""
         was = self.ownership.attempt
@@ -178,10 +202,29 @@ class OpenJob:
         self.ownership.unlisted(worker)
         self._after(was)
 
+    def vanished(self) -> None:
+        """The queue has lost the job: it is queued again, or there is no sense in it."""
+        was = self.ownership.attempt
+        self.ownership.vanished()
+        self._after(was)
+
     def _after(self, was: int) -> None:
+        self._note_start()
         if self.ownership.attempt != was:
             self._begin_again()
+        elif self.ended:
+            self._stop_clock()
         self.wake()
+
+    def _note_start(self) -> None:
+        if self.waits_since is not None and self.ownership.worker is not None:
+            self.admit()
+            self.had_turn = True
+            self._stop_clock()
+
+    def _stop_clock(self) -> None:
+        self._waited_seconds = self.waited_seconds
+        self.waits_since = None
 
     def _begin_again(self) -> None:
         """The next attempt starts from nothing; only an answer that nobody has seen may be thrown away."""
@@ -190,13 +233,14 @@ class OpenJob:
         self.started_at = self.accepted_at = None
         self.dropped = []
         self.first_chunk_at = None
-        self.entry = None
+        self.queued = False
 
     def fail(self, failure: Failure) -> None:
         """End the job with an error that is the gateway's own finding."""
         if not self.ended:
             self._jobs.unqueue(self)
             self.ownership.fail(failure)
+            self._stop_clock()
             self._jobs.send_orders(self)
             self.wake()
 

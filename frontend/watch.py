@@ -1,6 +1,6 @@
 """Looks after all open jobs a few times a second, so that no job needs a timer of its own.
 
-* A waiting job whose entry is gone from the queue, twice in a row, was lost with Redis or with a worker that died between
+* A waiting job that is gone from the queue, seen twice in a row, was lost with Redis or with a worker that died between
   reading and starting: it is submitted again.
 * A running job whose worker is silent is lost when nobody listens on the worker's channel either, and in any case after
   `DEAD_SECONDS`. Silence counts only while we hear ourselves (`frontend.own_voice`, `shared.sansio.liveness`).
@@ -30,14 +30,15 @@ _log = logging.getLogger(__name__)
 WATCH_SECONDS: Final = 0.2
 LOOK_SECONDS: Final = 0.5
 LOOKS: Final = 2
+LOOK_AT_ONCE: Final = 500
 SUSPECT_SECONDS: Final = 1.1
 DEAD_SECONDS: Final = 3.0
 REDIS_AWAY_SECONDS: Final = 10.0
-NO_WORKER_SECONDS: Final = 3.0
 CUT_OFF_SECONDS: Final = REDIS_AWAY_SECONDS + 1.5
 """A worker that was cut off gives up after `REDIS_AWAY_SECONDS`, and may need a moment to come back before."""
 ASK_SECONDS: Final = 0.3
 """How long a neighbour may be silent before it is asked. A report is due every second, so most are asked; it costs little."""
+NO_WORKER_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Watch:
             for job in jobs:
                 if not job.ended:
                     self._look_after(job, now)
+            if self._jobs.link.up:
+                self._look_for_waiting(jobs, now)
             self._jobs.flush_orders()
 
     def resubscribed(self) -> None:
@@ -88,36 +91,55 @@ class Watch:
             if now - down_since > REDIS_AWAY_SECONDS:
                 job.fail(Failure("queue_unavailable", "The job queue was unreachable for too long."))
         elif job.ownership.resubmit:
-            self._jobs.counts["resubmitted"] += 1
-            self._jobs.submit(job)
+            self._submit_again(job, now)
         elif job.ownership.state is State.WAITING:
-            self._look_for_entry(job, now)
+            self._look_after_waiting(job, now)
         if job.submission.stream and now - job.last_sent_at > self._patience.keepalive and not job.keepalive_due:
             job.keepalive_due = True
             job.wake()
 
-    def _look_for_entry(self, job: OpenJob, now: float) -> None:
-        waited = now - job.queued_at
-        if waited > self._patience.queue:
-            job.fail(Failure("queue_timeout", f"No worker took the request within {self._patience.queue:g} s."))
+    def _submit_again(self, job: OpenJob, now: float) -> None:
+        if job.unanswered_since is not None and now - job.unanswered_since > REDIS_AWAY_SECONDS:
+            job.fail(Failure("queue_unavailable", "The job queue gave no answer for too long."))
+            return
+        self._jobs.counts["resubmitted"] += 1
+        self._jobs.submit(job)
+
+    def _look_after_waiting(self, job: OpenJob, now: float) -> None:
+        waited = now - (job.queued_at if job.waits_since is None else job.waits_since)
+        patience = min(self._patience.queue, job.submission.patience_seconds)
+        if waited > patience:
+            job.fail(Failure("queue_timeout", f"No worker took the request within {patience:g} s."))
         elif waited > NO_WORKER_SECONDS and not self._catalog.alive(job.submission.provider):
             job.fail(Failure("provider_unavailable", "No worker of this provider is running."))
-        elif job.entry is not None and now - job.looked_at > LOOK_SECONDS:
-            job.looked_at = now
-            entry, attempt = job.entry, job.ownership.attempt
 
-            def seen(reply: object) -> None:
-                if job.ownership.state is State.WAITING and job.ownership.attempt == attempt and reply == []:
-                    self._missed(job)
+    def _look_for_waiting(self, jobs: list[OpenJob], now: float) -> None:
+        """Ask the queues, now and then, whether the jobs that wait are still in there."""
+        due: dict[str, list[OpenJob]] = {}
+        for job in jobs:
+            if job.queued and job.ownership.state is State.WAITING and now - job.looked_at > LOOK_SECONDS:
+                job.looked_at = now
+                due.setdefault(job.submission.provider, []).append(job)
+        for provider, waiting in due.items():
+            for first in range(0, len(waiting), LOOK_AT_ONCE):
+                self._look_for(provider, waiting[first : first + LOOK_AT_ONCE])
 
-            self._jobs.link.post(b"XRANGE", keys.jobs(job.submission.provider), entry, entry, on_reply=seen)
+    def _look_for(self, provider: str, waiting: list[OpenJob]) -> None:
+        attempts = [(job, job.ownership.attempt) for job in waiting]
+
+        def seen(reply: object) -> None:
+            if isinstance(reply, list):
+                for (job, attempt), place in zip(attempts, reply, strict=True):
+                    if place is None and job.ownership.state is State.WAITING and job.ownership.attempt == attempt:
+                        self._missed(job)
+
+        self._jobs.link.post(b"HMGET", keys.places(provider), *(job.name for job in waiting), on_reply=seen)
 
     def _missed(self, job: OpenJob) -> None:
         job.missed_looks += 1
         if job.missed_looks >= LOOKS:
             _log.warning("job %s vanished from the queue, submitting it again", job.submission.request_id)
-            job.entry = None
-            job.ownership.vanished()
+            job.vanished()
 
     def _ears(self, jobs: list[OpenJob], now: float) -> None:
         liveness = self._jobs.liveness
@@ -132,6 +154,8 @@ class Watch:
             sign = self._neighbours.ask(worker, now) if silent > ASK_SECONDS else Sign.UNKNOWN
             if sign is Sign.GONE or silent > CUT_OFF_SECONDS:
                 self._lost(worker)
+            elif silent > DEAD_SECONDS:
+                self._unheard_of(worker, sign)
             elif silent > SUSPECT_SECONDS:
                 suspects.append((worker, sign))
             else:
@@ -153,15 +177,6 @@ class Watch:
 
         self._jobs.link.post(b"PUBSUB", b"NUMSUB", *channels, on_reply=answered)
 
-    def _lost(self, worker: str) -> None:
-            elif silent > DEAD_SECONDS:
-                self._unheard_of(worker, sign)
-        self._unheard.pop(worker, None)
-        self._jobs.liveness.forget(worker)
-        mine = self._running_on(worker)
-        _log.warning("worker %s is lost with %d jobs", worker, len(mine))
-        for job in mine:
-            job.lose_worker()
     def _unheard_of(self, worker: str, sign: Sign) -> None:
         """Silent for too long. Does its process answer, then streams that cannot be begun anew wait for its return."""
         if sign is not Sign.ANSWERS:
@@ -173,6 +188,13 @@ class Watch:
         for job in movable:
             job.lose_worker()
 
+    def _lost(self, worker: str) -> None:
+        self._unheard.pop(worker, None)
+        self._jobs.liveness.forget(worker)
+        mine = self._running_on(worker)
+        _log.warning("worker %s is lost with %d jobs", worker, len(mine))
+        for job in mine:
+            job.lose_worker()
 
     def _running_on(self, worker: str) -> list[OpenJob]:
         return [job for job in self._jobs.all() if job.ownership.worker == worker and not job.ended]

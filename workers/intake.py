@@ -1,7 +1,8 @@
 """Claims jobs while there is room; stops claiming when draining.
 
 1. Ask for as many entries as there is room for, so that waiting work stays in Redis and goes to whoever is free.
-2. Acknowledge and delete what was read at once: from then on the owner, not the queue, notices when this worker dies.
+2. Acknowledge and delete what was read at once: from then on the owner, not the queue, notices when this worker dies. The
+   same message lets waiting jobs move up, as many as there is room for.
 3. Now and then take over entries that were read but never acknowledged: their reader died in between.
 4. Draining lets a read that is under way finish, since an entry that is read by a cancelled reader is pending for nobody.
 """
@@ -18,6 +19,7 @@ from shared.redis import keys
 from shared.redis.blocking import BlockingLink
 from shared.redis.failures import LinkDown, RedisError, Refused
 from shared.redis.link import Link
+from shared.redis.submission.queue import claimed
 from shared.schema.job import PROTOCOL, Job
 from shared.sealing import ForeignSeal, Seal, SealBroken
 
@@ -44,6 +46,7 @@ class Intake:
         concurrency: int,
         accept: Callable[[Job], None],
     ) -> None:
+        self._provider = provider
         self._stream = keys.jobs(provider)
         self._link = link
         self._blocking = blocking
@@ -106,6 +109,8 @@ class Intake:
         except LinkDown:
             await self._link.wait_up()
             return
+        if not reply:  # nobody should wait while a worker does, but whoever was to let them move up may have died
+            self._answer_for([], [])
         for _stream, entries in reply or ():
             self._take(entries)
 
@@ -151,6 +156,7 @@ class Intake:
     def _take(self, entries: list[tuple[bytes, list[bytes] | None]]) -> None:
         jobs: list[Job] = []
         settled: list[bytes] = []
+        names: list[bytes] = []
         for entry_id, fields in entries:
             try:
                 job = self._open(entry_id, fields)
@@ -158,13 +164,18 @@ class Intake:
                 self._leave_to_others(problem)
                 continue
             settled.append(entry_id)
+            if fields is not None and len(fields) >= 4:
+                names.append(fields[3])
             if job is not None:
                 jobs.append(job)
+        self._running += len(jobs)
         if settled:
-            self._link.post_many([(b"XACK", self._stream, keys.GROUP, *settled), (b"XDEL", self._stream, *settled)])
+            self._answer_for(settled, names)
         for job in jobs:
-            self._running += 1
             self._accept(job)
+
+    def _answer_for(self, entries: list[bytes], names: list[bytes]) -> None:
+        self._link.post_script(*claimed(self._provider, entries, names, min(self.room, BATCH)))
 
     def _leave_to_others(self, problem: ForeignSeal) -> None:
         """Somebody's jobs are not for us: let those who can open them take them over, and keep our hands off for a while."""

@@ -2,15 +2,21 @@
 
 | key | type | life | meaning |
 |---|---|---|---|
-| `sluice:jobs:{provider}` | stream, group `workers` | until claimed | sealed jobs that wait; its length is the queue's depth |
+| `sluice:jobs:{provider}` | stream, group `workers` | until claimed | sealed jobs that are next; those below come after them |
+| `sluice:waiting:{provider}` | sorted set, arrival and name → turn | while somebody waits | jobs that are not next yet |
+| `…:low` | sorted set, the same | same | those of low priority |
+| `…:sealed` | hash, name → sealed | same | these jobs themselves |
+| `…:places` | hash, name → where | until claimed | where each queued job stands: in a line or in the stream |
+| `…:turns` | hash, caller → number | while the caller waits | each caller's last turn and number of waiting jobs |
+| `sluice:pace:{provider}` | hash | 10 min after somebody waited | the turn that was served last; how fast jobs are claimed |
 | `sluice:frontend:{id}` | channel | – | parcels for one frontend process: frames of all its jobs |
+| `sluice:frontend:{id}:own` | channel | – | a frontend's own voice: what it publishes to see whether it would hear others |
 | `sluice:worker:{id}` | channel | – | orders for one worker process: cancel, resend, consumed, finished |
 | `sluice:alive` | set | members are removed when their key is gone | `kind:id` of every process that may be alive |
 | `sluice:alive:{kind}:{id}` | string, JSON | 5 s, refreshed every second | the process's advertisement |
 | `sluice:models:{provider}` | string, JSON | twelve intervals | models that the upstream lists |
 | `…:asked` | string | an interval | a worker has asked, or is about to |
 | `sluice:credentials:{provider}` | hash, id → JSON | until removed | the provider's pool: state of each credential |
-| `sluice:frontend:{id}:own` | channel | – | a frontend's own voice: what it publishes to see whether it would hear others |
 | `…:secrets` | hash, id → sealed | same | what opens the upstream |
 | `…:order` | sorted set, id → load, last use | same | the credentials that may be leased, the least busy first |
 | `…:timers` | sorted set, member → its end | until its end | leases, rests, set-asides, vouchers of settings |
@@ -34,9 +40,7 @@ from typing import Final
 
 GROUP: Final = b"workers"
 CONSUMER: Final = b"worker"
-JOB_FIELD: Final = b"job"
-"""The one field of a stream entry: the sealed job."""
-
+_WAITING_PARTS: Final = (b":low", b":sealed", b":places", b":turns")
 _POOL_PARTS: Final = (b"secrets", b"order", b"timers", b"tasks", b"pool", b"signups")
 
 ANSWERS: Final = (b"sluice:answers:{all}", b"sluice:answers:{all}:ends", b"sluice:answers:{all}:bytes")
@@ -54,8 +58,23 @@ def jobs(provider: str) -> bytes:
     return b"sluice:jobs:{%b}" % provider.encode()
 
 
+def queue(provider: str) -> list[bytes]:
+    """The keys of a provider's queue, in the order of the table: those that each of its scripts declares."""
+    tag = b"{%b}" % provider.encode()
+    waiting = b"sluice:waiting:" + tag
+    return [jobs(provider), waiting, *(waiting + part for part in _WAITING_PARTS), b"sluice:pace:" + tag]
+
+
+def places(provider: str) -> bytes:
+    return b"sluice:waiting:{%b}:places" % provider.encode()
+
+
 def frontend_channel(frontend_id: str) -> bytes:
     return b"sluice:frontend:%b" % frontend_id.encode()
+
+
+def own_voice_channel(frontend_id: str) -> bytes:
+    return frontend_channel(frontend_id) + b":own"
 
 
 def worker_channel(worker_id: str) -> bytes:
@@ -83,7 +102,3 @@ def pool(provider: str) -> tuple[bytes, ...]:
 
 def pool_news(provider: str) -> bytes:
     return b"sluice:credentials:{%b}:news" % provider.encode()
-def own_voice_channel(frontend_id: str) -> bytes:
-    return frontend_channel(frontend_id) + b":own"
-
-

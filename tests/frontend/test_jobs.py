@@ -8,9 +8,10 @@ from frontend.jobs import Jobs
 from frontend.open_job import Submission
 from shared.errors import Failure
 from shared.redis import keys
-from shared.redis.failures import LinkDown
+from shared.redis.failures import LinkDown, Refused
+from shared.redis.submission.queue import WITHDRAW
 from shared.redis.submission.script import Queued, Refusal
-from shared.sansio.job import UNLISTED_REPORTS, State
+from shared.sansio.job import MOST_VANISHED, UNLISTED_REPORTS, State
 from shared.schema.job import FrameKind, OrderKind, Orders, Outcome, Parcel
 from shared.sealing import Seal
 
@@ -25,7 +26,7 @@ class Paper:
 
     def __init__(self):
         self.orders = []
-        self.deleted = []
+        self.withdrawn = []
         self.replies = []
 
     def post(self, command, *words, on_reply=None):
@@ -33,11 +34,12 @@ class Paper:
             channel, message = words
             for kind, _job, attempt, seq in msgspec.msgpack.decode(SEAL.open(message, channel), type=Orders).orders:
                 self.orders.append((channel, kind, attempt, seq))
-        else:
-            self.deleted.append(words)
 
-    def post_script(self, script, script_keys, arguments, on_reply):
-        self.replies.append(on_reply)
+    def post_script(self, script, script_keys, arguments, on_reply=None):
+        if script is WITHDRAW:
+            self.withdrawn += arguments
+        else:
+            self.replies.append(on_reply)
 
     def taken(self):
         orders, self.orders = self.orders, []
@@ -63,7 +65,7 @@ class Frontend:
 
 
 FULL = msgspec.msgpack.encode(Refusal("queue_full", waiting=99))
-QUEUED = msgspec.msgpack.encode(Queued("1-0"))
+QUEUED = msgspec.msgpack.encode(Queued())
 STARTED = (1, 0, FrameKind.STARTED, b"")
 DONE = (1, 1, FrameKind.DONE, msgspec.msgpack.encode(Outcome()))
 CANCEL_W = ("w", OrderKind.CANCEL, 1, 0)
@@ -126,19 +128,69 @@ async def test_a_submission_without_a_reply_does_not_end_a_job_that_runs(reply):
     assert frontend.paper.taken() == []
 
 
-@pytest.mark.parametrize(("reply", "kind"), [(LinkDown("cut"), "queue_unavailable"), (FULL, "queue_full")])
+@pytest.mark.parametrize(
+    ("reply", "kind"), [(Refused("ERR unknown command"), "queue_unavailable"), (FULL, "queue_full")]
+)
 async def test_a_submission_that_is_refused_ends_a_job_that_waits(reply, kind):
     frontend = Frontend()
     frontend.paper.replies[0](reply)
     assert frontend.job.failure.kind == kind
 
 
-async def test_an_entry_of_an_earlier_attempt_is_deleted():
+@pytest.mark.parametrize("reply", [LinkDown("cut"), Refused("BUSY Redis is busy"), Refused("READONLY You can't write")])
+async def test_a_submission_that_redis_did_not_answer_is_made_again_under_another_number(reply):
+    """The first may have been executed; whoever claims it then is told to cancel."""
     frontend = Frontend()
-    frontend.job.ownership.vanished()
+    frontend.paper.replies[0](reply)
+    assert frontend.job.failure is None
+    assert (frontend.job.ownership.attempt, frontend.job.ownership.resubmit) == (2, True)
+    frontend.parcel("w", STARTED)
+    assert frontend.paper.taken() == [("w", OrderKind.CANCEL, 1, 0)]
+
+
+async def test_an_earlier_attempt_is_withdrawn_when_the_queue_has_it_after_all():
+    frontend = Frontend()
+    earlier = frontend.job.name
+    frontend.job.vanished()
     frontend.paper.replies[0](QUEUED)
-    assert frontend.paper.deleted == [(keys.jobs("echo"), "1-0")]
-    assert frontend.job.entry is None
+    assert frontend.paper.withdrawn == [earlier]
+    assert not frontend.job.queued
+
+
+async def test_who_leaves_is_withdrawn_once_the_queue_is_known_to_have_it():
+    frontend = Frontend()
+    frontend.job.leave()
+    assert frontend.paper.withdrawn == []
+    frontend.paper.replies[0](QUEUED)
+    assert frontend.paper.withdrawn == [frontend.job.name]
+    waiting = Frontend()
+    waiting.paper.replies[0](QUEUED)
+    waiting.job.fail(Failure("deadline", ""))
+    assert waiting.paper.withdrawn == [waiting.job.name]
+
+
+async def test_a_job_that_vanishes_again_and_again_ends():
+    frontend = Frontend()
+    for _ in range(MOST_VANISHED):
+        frontend.job.vanished()
+        assert frontend.job.ownership.state is State.WAITING
+    frontend.job.vanished()
+    assert (frontend.job.failure.kind, frontend.job.ownership.resubmit) == ("queue_unavailable", False)
+
+
+async def test_waiting_is_counted_over_all_attempts(autojump_clock):
+    frontend = Frontend()
+    await trio.sleep(2)
+    frontend.parcel("w", STARTED)
+    await trio.sleep(5)
+    assert frontend.job.waited_seconds == pytest.approx(2)
+    frontend.job.lose_worker()
+    frontend.jobs.submit(frontend.job)
+    await trio.sleep(1)
+    assert frontend.job.waited_seconds == pytest.approx(3)
+    frontend.job.fail(Failure("queue_timeout", ""))
+    await trio.sleep(1)
+    assert frontend.job.waited_seconds == pytest.approx(3)
 
 
 async def test_what_nobody_waits_for_travels_with_what_somebody_does():
