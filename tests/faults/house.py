@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import openai
 import psutil
 import trio
 
-from tests.end_to_end.gateway import API_KEY, Gateway, Process, gateway
+from tests.end_to_end.gateway import API_KEY, CHECKOUT, Gateway, Process, gateway
 from tests.redis_server import RedisServer
 from tests.simulators.http_server import Simulator
 from tests.simulators.ledger import Call
@@ -22,6 +23,7 @@ START_SECONDS = 20.0
 TELL_SECONDS = 5.0
 WARM_UP_CALLS = 3
 """For each worker: what a process loads and allocates with its first calls is no leak."""
+_NAME = re.compile(r"\b[fw]-[0-9a-f]{16}(-[0-9a-f]+)?")
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,23 @@ class House:
         if warm_up:
             await self.warm_up()
 
+    async def open_havoc(self, *, workers: int, frontends: int = 1, **environment: str) -> None:
+        """Workers of a provider that harms its worker (`tests/faults/havoc`), without warm-up: it has no harmless side."""
+        settings = {
+            "PYTHONPATH": f"{CHECKOUT}:{CHECKOUT / 'tests' / 'faults' / 'havoc'}",
+            "SLUICE_PROVIDER_HAVOC_BASE_URL": "http://127.0.0.1:9/v1",
+            "SLUICE_PROVIDER_HAVOC_MODELS": "havoc",
+        }
+        await self.open(
+            frontends=frontends,
+            workers=workers,
+            provider="havoc",
+            model="havoc",
+            warm_up=False,
+            **settings,
+            **environment,
+        )
+
     def add_frontend(self, **environment: str) -> Process:
         self.frontends.append(self.gateway.frontend(**environment))
         return self.frontends[-1]
@@ -109,19 +128,28 @@ class House:
 
     async def ready(self, port: int | None = None) -> None:
         """Until everybody who lives is advertised and each frontend (or the one at `port`) lists the model."""
-        alive = [process for process in self.processes if process.lives]
         with trio.fail_after(START_SECONDS):
             for one in [port] if port else self.gateway.ports:
                 await trio.to_thread.run_sync(lambda one=one: self.gateway.wait_ready(self.model, port=one))
-            await until(lambda: len(self.advertised()) >= len(alive), START_SECONDS)
+            await until(lambda: all(map(self.is_advertised, self.processes)), START_SECONDS)
 
-    def advertised(self) -> list[bytes]:
-        """The processes whose advertisement has not expired."""
-        return list(self.redis.client.scan_iter(b"sluice:alive:*"))
+    def is_advertised(self, process: Process) -> bool:
+        """Whether others can know of the process; also of one that has died, for as long as its advertisement lasts."""
+        name = _NAME.search(process.text())
+        kind = process.name.partition("-")[0]
+        return not process.lives or (
+            name is not None and self.redis.client.exists(f"sluice:alive:{kind}:{name[0]}") == 1
+        )
 
     @property
     def processes(self) -> list[Process]:
         return [*self.frontends, *self.workers]
+
+    @property
+    def dead_workers(self) -> list[Process]:
+        """Those that a signal has ended: they could not give anything back."""
+        everyone = [process for process in self.gateway.processes if process.name.startswith("worker")]
+        return [process for process in everyone if (process.popen.poll() or 0) < 0]
 
     async def warm_up(self) -> None:
         """A few calls through every process, then remember what each kind of process holds at rest."""
@@ -164,6 +192,23 @@ class House:
         upstream = [one for one in _connections(process) if one.raddr and one.raddr.port == self.upstream.port]
         jobs = int(state["jobs" if "jobs" in state else "attempts"])
         return Held(jobs, int(state["tasks"]), int(state["open_files"]) - len(upstream), int(state["resident_bytes"]))
+
+    def id_of(self, process: Process) -> str:
+        """The name under which the process is known to others."""
+        found = _NAME.search(process.text())
+        assert found is not None, process.text()
+        return found[0]
+
+    async def take_no_jobs(self, worker: Process) -> None:
+        """Freeze a worker so that the queue has nothing to give to it: its last question has been answered with nothing."""
+        asking = sum(one.lives and psutil.Process(one.pid).status() != psutil.STATUS_STOPPED for one in self.workers)
+        await until(lambda: self._waiting_claims() == asking, TELL_SECONDS)
+        worker.freeze()
+        await until(lambda: self._waiting_claims() < asking, TELL_SECONDS)
+
+    def _waiting_claims(self) -> int:
+        clients = self.redis.client.client_list()
+        return sum(one["name"].endswith("-claims") and "b" in one["flags"] for one in clients)
 
     def worker_of(self, call: Call | None = None) -> Process:
         """The worker that made this upstream call; without one, that of the only open call."""

@@ -251,6 +251,10 @@ class Control:
         """Options of every call that is made with this credential."""
         self._by_key[key] = options
 
+    def forget(self) -> None:
+        """Count the calls that `times` speaks of from one again."""
+        self._seen.clear()
+
     def script(self, key: str, model: str, message: str, vocabulary: Vocabulary = Vocabulary()) -> Script:
         """The script of a call that has just come in; uses up what `next` has queued. Raises ScriptError."""
         options = {
