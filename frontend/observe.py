@@ -5,6 +5,7 @@ A job is accepted when Redis has taken it or a worker speaks of it, whichever is
 accepted ones are at any time those that are open and those that ended.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from typing import Final
@@ -22,6 +23,8 @@ from shared.redis import keys
 from shared.redis.failures import RedisError
 from shared.redis.link import Link
 from shared.sansio.job import State
+
+_log = logging.getLogger(__name__)
 
 DEPTH_SECONDS: Final = 1.0
 
@@ -54,6 +57,7 @@ class Observer:
     def job_admitted(self, job: OpenJob) -> None:
         """Redis has taken the job, or a worker has it: told once. Its caller may have left before."""
         wanted = job.submission
+        _log.debug("job accepted", extra={"request_id": wanted.request_id, "provider": wanted.provider})
         self._accepted.add(wanted.endpoint, wanted.provider)
         if job.noted:
             self._ended.add(wanted.endpoint, wanted.provider, "cancelled", "")

@@ -187,8 +187,10 @@ _WORKER: Final = _only(
     _gauge("upstream_calls_open", "Calls to the upstream that are open now.", "provider"),
     _counter(
         "upstream_calls_ended",
-        "Calls to the upstream that ended, by their HTTP status, or by what kept them from having one.",
+        "Calls to the upstream that ended. `outcome`: `complete`, `refused`, `broken` or `cancelled` (by the owner, or a"
+        " deadline); `status`: of its HTTP answer, empty if there was none.",
         "provider",
+        "outcome",
         "status",
     ),
     _histogram(

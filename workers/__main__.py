@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from shared.exposition import Exposition
+from shared.measuring import Measures
 from shared.neighbours import Neighbours
 from shared.process import run, stop_on_signal, tell_on_signal
+from shared.pulse import pulse
 from shared.redis import keys
 from shared.redis.address import Address
 from shared.redis.blocking import BlockingLink
@@ -21,6 +24,8 @@ from shared.telemetry import set_up_logs
 from shared.version import VERSION
 from workers.attempt import Limits, Transports
 from workers.discovery import Discovery
+from workers.measured import measure
+from workers.observe import Observer
 from workers.provider import Lister, Provider, SessionUser
 from workers.registry import build
 from workers.transports.dial import Dialer, Proxy, tls_context
@@ -86,10 +91,14 @@ async def _run(settings: WorkerSettings) -> None:
             address, channels, name=f"{name}-orders", on_resubscribed=lambda: worker.resubscribed()
         )
         link.on_down.append(subscription.moved)
+        measures = Measures("worker", VERSION, provider.name)
+        roads = Roads(link, blocking, subscription, neighbours)
         worker = Worker(
-            provider, Roads(link, blocking, subscription, neighbours), seal, Transports(transport, sessions), limits,
+            provider, roads, seal, Transports(transport, sessions), limits,
+            observer=Observer(measures, provider.name, neighbours.id),
             concurrency=settings.concurrency, version=VERSION,
         )  # fmt: skip
+        measure(measures, worker, provider.name, roads, transport, limits.calls_per_credential)
         stop, hurry = trio.Event(), trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop_on_signal, stop, hurry, nursery.cancel_scope)
@@ -100,6 +109,9 @@ async def _run(settings: WorkerSettings) -> None:
                 await nursery.start(sessions.run)
             await nursery.start(link.run)
             await nursery.start(subscription.run, worker.deliver)
+            nursery.start_soon(pulse, measures)
+            if settings.metrics_listen is not None:
+                await nursery.start(Exposition(measures, worker.problems).serve, *settings.metrics_listen)
             if settings.discover_seconds and isinstance(provider, Lister) and not settings.provider.chosen_models:
                 discovery = Discovery(provider, provider.name, link, transport, settings.discover_seconds)
                 nursery.start_soon(discovery.run)

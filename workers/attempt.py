@@ -24,10 +24,12 @@ from workers.answer import ANSWER_BYTES, Answer
 from workers.asking import ask
 from workers.credentials import Credentials, callers_own
 from workers.exchange import TransportError
+from workers.observe import Observer, Story
 from workers.outbox import Outbox, Retained
 from workers.provider import Call, Credential, Decoder, Exchange, HttpStream, Provider, ScriptedStream, SocketIOStream
 from workers.runs import start_run
 from workers.transports.http import HttpExchange, HttpTransport
+from workers.transports.seats import Seat
 
 if TYPE_CHECKING:
     from workers.transports.sessions import Sessions
@@ -72,6 +74,7 @@ class Means:
     transports: Transports
     outbox: Outbox
     limits: Limits
+    observer: Observer
 
 
 class Attempt:
@@ -89,9 +92,8 @@ class Attempt:
         self._accepted = False
         self._told = False
         self._prompt_bytes = 0
-        self._began = trio.current_time()
-        self._first_delta_at: float | None = None
-        self._last_sign = self._began
+        self._story = Story(job)
+        self._last_sign = self._story.began
 
     async def run(self) -> None:
         outbox = self._means.outbox
@@ -99,12 +101,14 @@ class Attempt:
             self._retained = outbox.open(self.job, self.cancel)
         except KeyError:
             return  # the same attempt was delivered twice, and it runs here already
+        self._means.observer.attempt_began(self.job)
         with self._scope:
             await self._answer(self._retained, outbox.start(self._retained))
         if self._unwanted:
             outbox.drop(self._retained)
         elif self._scope.cancelled_caught:
             self._fail(self._verdict or Failure("internal", "The request was stopped."))
+        self._means.observer.attempt_ended(self._story)
 
     def cancel(self) -> None:
         """The owner wants no more of it: close the upstream, send nothing. Synchronous; any number of times."""
@@ -119,12 +123,12 @@ class Attempt:
 
     def expire(self, now: float) -> None:
         """Stop the attempt if one of its deadlines has passed. `now`: `trio.current_time()`."""
-        limits = self._means.limits
+        limits, began = self._means.limits, self._story.began
         total = min(limits.total, self.job.budget_seconds)
-        if now - self._began > total:
+        if now - began > total:
             self.stop(Failure("deadline", f"The answer took longer than {total:g} s."))
-        elif self._first_delta_at is None:
-            if now - self._began > limits.first_token:
+        elif self._story.first_delta_at is None:
+            if now - began > limits.first_token:
                 self.stop(Failure("timeout", f"The upstream sent no token within {limits.first_token:g} s."))
         elif now - self._last_sign > limits.silence:
             self.stop(Failure("timeout", f"The upstream was silent for more than {limits.silence:g} s."))
@@ -149,6 +153,7 @@ class Attempt:
         while True:
             lease = await credentials.lease(self.job, tried, refused, self._lose)
             failure: Failure | None = None
+            self._story.credential = lease.credential.id if lease.credential is not None else ""
             try:
                 if await self._means.outbox.heard(retained, confirmed):
                     self.asked = True
@@ -180,6 +185,7 @@ class Attempt:
             credential=credential,
             now=time.time(),
             nonce=secrets.token_hex(16),
+            request_id=self.job.request_id,
         )
         means = self._means
         exchange = await ask(means.provider.plan(call), means.transports.http, timeout_seconds=means.limits.first_token)
@@ -194,14 +200,13 @@ class Attempt:
             self._note_oddities(exchange.decoder)
 
     async def _talk(self, retained: Retained, exchange: HttpStream) -> None:
-        try:
-            stream = await self._means.transports.http.stream(exchange.request)
+        with self._means.observer.call(self._story) as call:
             try:
-                await self._converse(retained, exchange, stream)
-            finally:
-                stream.close()
-        except TransportError as error:
-            raise GatewayError(error.failure()) from None
+                with await self._means.transports.http.stream(exchange.request) as stream:
+                    call.answered(stream.status, stream.headers)
+                    await self._converse(retained, exchange, stream)
+            except TransportError as error:
+                raise GatewayError(error.failure()) from None
 
     async def _converse(self, retained: Retained, exchange: HttpStream, stream: HttpExchange) -> None:
         if stream.status != 200:
@@ -222,18 +227,23 @@ class Attempt:
         means = self._means
         http, sessions = means.transports.http, means.transports.sessions
         assert sessions is not None
-        seat = await start_run(exchange, means.provider, sessions, http, timeout_seconds=means.limits.first_token)
-        with seat:
-            self._accept(retained, exchange.dropped)
-            answer = self._an_answer(exchange)
-            while not answer.over:
-                try:
-                    events = await seat.receive()
-                except TransportError as error:
-                    raise GatewayError(error.failure()) from None
-                self._publish(retained, answer, answer.play(*events) if events else answer.end())
-                if retained.full and not answer.over:
-                    await retained.room()
+        with means.observer.call(self._story) as call:
+            seat = await start_run(exchange, means.provider, sessions, http, timeout_seconds=means.limits.first_token)
+            with seat:
+                call.answered(200, {})
+                await self._hear(retained, exchange, seat)
+
+    async def _hear(self, retained: Retained, exchange: SocketIOStream, seat: Seat) -> None:
+        self._accept(retained, exchange.dropped)
+        answer = self._an_answer(exchange)
+        while not answer.over:
+            try:
+                events = await seat.receive()
+            except TransportError as error:
+                raise GatewayError(error.failure()) from None
+            self._publish(retained, answer, answer.play(*events) if events else answer.end())
+            if retained.full and not answer.over:
+                await retained.room()
 
     async def _play(self, retained: Retained, script: ScriptedStream) -> None:
         self._accept(retained)
@@ -270,28 +280,34 @@ class Attempt:
     def _publish(self, retained: Retained, answer: Answer, chunks: list[bytes]) -> None:
         if answer.progressed:
             answer.progressed = False
-            self._last_sign = trio.current_time()
-            if self._first_delta_at is None:
-                self._first_delta_at = self._last_sign
+            now = trio.current_time()
+            if self._story.first_delta_at is None:
+                self._story.first_delta_at = now
+            else:
+                self._means.observer.gaps.observe(now - self._last_sign)
+            self._last_sign = now
         if answer.failure is not None and not self._told:
             raise answer.failure  # what came with the failure was not told yet, so another attempt may still answer
         frames = [(FrameKind.CHUNK, chunk) for chunk in chunks]
         self._told = self._told or bool(chunks)
         if answer.over and answer.failure is None:
-            frames.append((FrameKind.DONE, _encode(self._outcome(answer))))
+            self._story.outcome = self._outcome(answer)
+            frames.append((FrameKind.DONE, _encode(self._story.outcome)))
         self._means.outbox.put(retained, frames)
         if answer.failure is not None:
             raise answer.failure
 
     def _outcome(self, answer: Answer) -> Outcome:
-        usage = answer.rendering.usage
+        usage, story = answer.rendering.usage, self._story
         return Outcome(
             prompt_tokens=usage.prompt_tokens if usage else 0,
             completion_tokens=usage.completion_tokens if usage else 0,
             estimated=usage.estimated if usage else False,
-            first_token_seconds=None if self._first_delta_at is None else self._first_delta_at - self._began,
+            first_token_seconds=None if story.first_delta_at is None else story.first_delta_at - story.began,
+            upstream_request_id=story.upstream_request_id,
         )
 
     def _fail(self, failure: Failure) -> None:
         assert self._retained is not None
+        self._story.failure = failure
         self._means.outbox.put(self._retained, [(FrameKind.FAILED, _encode(failure))])

@@ -14,7 +14,7 @@ The credential that a caller brings is used for that call and goes nowhere else.
 import contextlib
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -96,6 +96,7 @@ class Credentials:
         self._news = 0
         self._line: deque[_Turn] = deque()
         self._waiters = 0
+        self.verdicts: Counter[str] = Counter()
         self._scarce = False
 
     async def run(self) -> None:
@@ -150,8 +151,14 @@ class Credentials:
             verdict = VERDICTS.get(failure.row.credential, verdict)
         if failure is not None and verdict in ("retire", "suspend"):
             _log.warning("credential %s is set aside: %s", lease.granted.id, failure.kind)
+        self.verdicts[verdict or "none"] += 1
         wait = failure.retry_after_seconds if failure is not None else None
         self._pool.release(lease.granted, verdict, model=lease.model, wait_seconds=wait or None)
+
+    @property
+    def waiters(self) -> int:
+        """Jobs that wait for a credential."""
+        return self._waiters
 
     def look_again(self) -> None:
         """There are news of the pool, or some may have been missed."""

@@ -59,6 +59,8 @@ class Intake:
         self._hands_off_until = -math.inf
         self.draining = False
         self.refused_entries = 0
+        self.taken_over = 0
+        self.claimed = 0
 
     @property
     def room(self) -> int:
@@ -151,6 +153,7 @@ class Intake:
                 continue  # the claiming loop repairs what needs repair
             if reply[1]:
                 _log.info("took over %d entries whose reader died", len(reply[1]))
+                self.taken_over += len(reply[1])
                 self._take(reply[1])
 
     def _take(self, entries: list[tuple[bytes, list[bytes] | None]]) -> None:
@@ -169,6 +172,7 @@ class Intake:
             if job is not None:
                 jobs.append(job)
         self._running += len(jobs)
+        self.claimed += len(jobs)
         if settled:
             self._answer_for(settled, names)
         for job in jobs:

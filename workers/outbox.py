@@ -201,6 +201,7 @@ class Outbox:
         self._given_up: dict[tuple[bytes, int], float] = {}
         self._emptied = trio.Event()
         self.resends = 0
+        self.frontends_lost = 0
 
     def open(self, job: Job, gone: Callable[[], None]) -> Retained:
         """Begin to retain an attempt. `KeyError` if the same attempt runs here already, or did and was given up."""
@@ -294,6 +295,7 @@ class Outbox:
             for frontend_id, road in list(self._roads.items()):
                 if road.attempts and self._is_gone(frontend_id, road, now):
                     _log.warning("frontend %s is gone, cancelling %d attempts", frontend_id, len(road.attempts))
+                    self.frontends_lost += 1
                     self._abandon(road)
                 for retained in list(road.attempts.values()):
                     if retained.ended_at is not None and now - retained.ended_at > FORGET_SECONDS:

@@ -37,7 +37,7 @@ class Credential(msgspec.Struct, frozen=True):
 class Call(msgspec.Struct, frozen=True):
     """Everything that varies between two calls. `body`: the caller's fields, values untouched. `now`: wall time in Unix
     seconds. `nonce`: 32 random lower-case hex digits, fresh per attempt. `streaming`: what the caller asked for; the
-    upstream is asked to stream either way where the endpoint can."""
+    upstream is asked to stream either way where the endpoint can. `request_id`: by which name our caller knows the request."""
 
     endpoint: str
     model: str
@@ -46,6 +46,7 @@ class Call(msgspec.Struct, frozen=True):
     credential: Credential | None
     now: float
     nonce: str
+    request_id: str = ""
 
 
 class Decoder(Protocol):

@@ -29,6 +29,7 @@ from workers.attempt import Attempt, Limits, Means, Transports
 from workers.credentials import Credentials
 from workers.intake import Intake
 from workers.keeper import Keeper
+from workers.observe import Observer
 from workers.outbox import Outbox
 from workers.provider import Provider
 
@@ -56,7 +57,7 @@ class Worker:
 
     def __init__(
         self, provider: Provider, roads: Roads, seal: Seal, transports: Transports, limits: Limits,
-        *, concurrency: int, version: str,
+        *, observer: Observer, concurrency: int, version: str,
     ) -> None:  # fmt: skip
         self.id = worker_id = roads.neighbours.id
         self._provider = provider
@@ -76,7 +77,7 @@ class Worker:
             provider, pool, worker_id, calls=limits.calls_per_credential,
             wanted=self.keeper.look_again, starving=self.intake.pause,
         )  # fmt: skip
-        self._means = Means(provider, self.credentials, transports, self.outbox, limits)
+        self._means = Means(provider, self.credentials, transports, self.outbox, limits, observer)
 
     async def run(self, stop: trio.Event, hurry: trio.Event, drain_seconds: float) -> None:
         """Work until `stop` is set and what ran then has finished, or `drain_seconds` have passed, or `hurry` is set."""
@@ -142,6 +143,15 @@ class Worker:
         """There are news of the credential pool, or some may have been missed."""
         self.credentials.look_again()
         self.keeper.look_again()
+
+    def problems(self) -> list[str]:
+        """What keeps this worker from taking jobs, as short sentences; empty when it is ready."""
+        problems = {
+            "shutting down": self.intake.draining,
+            "Redis is not reachable": not self._roads.link.up,
+            "not subscribed to the worker's channel": not self._roads.subscription.subscribed,
+        }
+        return [problem for problem, holds in problems.items() if holds]
 
     def statistics(self) -> dict[str, int]:
         """Attempts that run, those that are retained for their owners, and what they hold."""

@@ -107,11 +107,19 @@ def _note(job: OpenJob, this_visit: Visit) -> None:
     """What the access log says about the job."""
     facts = this_visit.facts
     facts["attempts"] = job.ownership.starts
+    if job.ownership.worker is not None:
+        facts["worker"] = job.ownership.worker
+    if job.ownership.setbacks:
+        facts["setbacks"] = job.ownership.setbacks
+    if job.started_at is not None:
+        facts["queue_ms"] = round((job.started_at - job.queued_at) * 1000, 1)
     if job.first_chunk_at is not None:
         facts["first_token_ms"] = round((job.first_chunk_at - job.opened_at) * 1000, 1)
     if job.outcome is not None:
         facts["prompt_tokens"] = job.outcome.prompt_tokens
         facts["completion_tokens"] = job.outcome.completion_tokens
+        if job.outcome.upstream_request_id is not None:
+            facts["upstream_request_id"] = job.outcome.upstream_request_id
     if job.failure is not None:
         facts["error"] = job.failure.code or job.failure.row.code or job.failure.kind
     facts["job_ms"] = round((trio.current_time() - job.opened_at) * 1000, 1)

@@ -80,7 +80,7 @@ async def test_every_answer_has_an_id_and_says_how_long_it_took(autojump_clock, 
     assert re.fullmatch(rb"req_[0-9a-f]{32}", caller.headers[b"x-request-id"])
     assert caller.headers[b"openai-processing-ms"] == b"250"
     assert caller.headers[b"content-type"] == b"text/plain"
-    assert lines()[0]["id"].encode() == caller.headers[b"x-request-id"]
+    assert lines()[0]["request_id"].encode() == caller.headers[b"x-request-id"]
 
 
 async def test_ids_are_not_the_callers_to_choose():
@@ -206,7 +206,7 @@ async def test_the_line_of_a_good_request(autojump_clock, lines):
     await Caller("POST", "/v1/chat/completions").asks(app)
     (line,) = lines()
     assert line["time"] > 1_700_000_000
-    del line["time"], line["id"]
+    del line["time"], line["request_id"]
     assert line == {
         "method": "POST",
         "path": "/v1/chat/completions",

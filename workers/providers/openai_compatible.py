@@ -44,7 +44,7 @@ class Row(msgspec.Struct, frozen=True):
     spells differently. `variants`: what may follow a model's name behind a colon, and the fields that it stands for where the
     caller does not say otherwise. `headers`: header names by the option of the settings that fills them. `asks_usage`: whether
     `stream_options` is understood. `endpoints`: those of `PATHS` that it has. `public_list`: anybody may ask for the list of
-    models, so it says nothing about a key.
+    models, so it says nothing about a key. `names_request`: the header that may tell the vendor our name for the request.
     """
 
     rules: Rules = OPENAI
@@ -56,10 +56,11 @@ class Row(msgspec.Struct, frozen=True):
     endpoints: Sequence[str] = ("chat",)
     public_list: bool = False
     owner: str = ""
+    names_request: str = ""
 
 
 ROWS: Final[dict[str, Row]] = {
-    "openai": Row(endpoints=_ALL, owner="openai"),
+    "openai": Row(endpoints=_ALL, owner="openai", names_request="x-client-request-id"),
     "deepseek": Row(
         DEEPSEEK,
         [reasoning_only_with_tools],
@@ -116,13 +117,17 @@ class OpenAICompatible:
         request = HttpRequest(
             method="POST",
             url=self._base_url + PATHS[call.endpoint],
-            headers=(*_authorization(call), *self._headers),
+            headers=(*_authorization(call), *self._headers, *self._name(call)),
             body=self._body(call, streams=streams),
         )
         if call.endpoint == "embeddings":
             as_base64 = bytes(call.body.get("encoding_format", b"")) == b'"base64"'
             return HttpStream(request, EmbeddingsDecoder(as_base64=as_base64, rules=self._row.rules), "json")
         return HttpStream(request, ChatDecoder(self._row.rules), "sse" if streams else "json")
+
+    def _name(self, call: Call) -> list[tuple[str, str]]:
+        """Found again in the vendor's logs when it is asked why a call failed."""
+        return [(self._row.names_request, call.request_id)] if self._row.names_request and call.request_id else []
 
     def refusal(self, reply: HttpReply) -> Failure:
         return refusals.refusal(reply, self._row.rules)
