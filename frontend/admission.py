@@ -57,7 +57,7 @@ class Admission:
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
         self._pepper = pepper
         self._open_door = open_door
-        self._store = store
+        self.store = store
         self._known = known
 
     async def identify(self, authorization: Sequence[str]) -> Caller:
@@ -72,7 +72,7 @@ class Admission:
         if key and any(matches):
             return Caller(fingerprint, True, "", _MASTER)
         if key.startswith(key_text.PREFIX):
-            proof = self._store.proof(key)
+            proof = self.store.proof(key)
             record = await self._known.find(proof) if proof is not None else None
             if record is not None:
                 return Caller(record.id, True, "", record, proof)

@@ -113,6 +113,7 @@ Request = ChatRequest | CompletionRequest | EmbeddingRequest
 _PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")
 _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]*)`")
 _EXPECTED = re.compile(r"^Expected `(?P<expected>[^`]*)`, got `(?P<got>[^`]*)`")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<field>.*)`$", re.DOTALL)
 _LIMIT = re.compile(r"^Expected `(?P<type>[^`]*)` (?:of length )?(?P<side>[<>]=) (?P<limit>\d+)$")
 _WORDS = {
     "str": "a string", "int": "an integer", "float": "a decimal", "bool": "a boolean", "null": "null",
@@ -154,6 +155,9 @@ def _complaint(text: str) -> GatewayError:
             "invalid_request", f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
         )
     if expected := _EXPECTED.match(reason):
+    if unknown := _UNKNOWN.match(reason):
+        param = (f"{path}.{unknown['field']}" if path else unknown["field"])[:100]
+        return fail("invalid_request", f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
         types = [name for name in expected["expected"].split(" | ") if name != "null"]
         wanted = ("one of " if len(types) > 1 else "") + " or ".join(_WORDS.get(name, name) for name in types)
         got = _GOT_WORDS.get(expected["got"], expected["got"])

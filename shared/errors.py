@@ -47,6 +47,7 @@ KINDS: dict[str, Kind] = {
         Kind("permission", 403, _INVALID, "permission_denied", "The key may not do this."),
         Kind("unknown_url", 404, _INVALID, "unknown_url", "No such endpoint."),
         Kind("model_not_found", 404, _INVALID, "model_not_found", "No provider serves this model."),
+        Kind("key_not_found", 404, _INVALID, "key_not_found", "No caller's key has this id."),
         Kind("method_not_allowed", 405, _INVALID, "method_not_allowed", "The endpoint exists, the method does not."),
         Kind("request_timeout", 408, _INVALID, "request_timeout", "The request body did not arrive in time."),
         Kind("payload_too_large", 413, _INVALID, "request_too_large", "The request body exceeds the limit."),

@@ -31,8 +31,11 @@ async def identify(admission: Admission) -> Caller:
     return caller
 
 
-async def json_body() -> bytes:
-    """The body as bytes. Raises `GatewayError` for another media type; too large and too slow are Quart's to refuse."""
+async def json_body(*, optional: bool = False) -> bytes:
+    """The body as bytes; to have none is an error, unless it is `optional`.
+
+    Raises `GatewayError`, also for another media type; too large and too slow are Quart's to refuse.
+    """
     if any(coding.strip().lower() != "identity" for coding in request.headers.getlist("content-encoding")):
         raise fail("unsupported_media_type", "Compressed request bodies are not accepted; send plain JSON.")
     media_type = request.mimetype
@@ -42,6 +45,6 @@ async def json_body() -> bytes:
         )
     body = await request.get_data(cache=False)
     assert isinstance(body, bytes)
-    if not body:
+    if not body and not optional:
         raise fail("invalid_request", "The request has no body; send a JSON object.")
     return body

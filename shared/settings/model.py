@@ -127,6 +127,18 @@ class FrontendSettings(SharedSettings):
         default="on",
     )
     model_aliases: Mapping[str, str] = setting(
+    admin: bool = setting(
+        "SLUICE_ADMIN",
+        SWITCH,
+        "Whether holders of a key of SLUICE_API_KEY may administer over HTTP: callers' keys, usage, the dashboard.",
+        default="on",
+    )
+    pages: bool = setting(
+        "SLUICE_PAGES",
+        SWITCH,
+        "Whether the frontend serves pages for people: /dashboard, /playground and /docs.",
+        default="on",
+    )
         "SLUICE_MODEL_ALIASES",
         ALIASES,
         "Further names for models.",

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import socket
-import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,6 +9,7 @@ import httpx2
 import pytest
 import trio
 
+from tests.eavesdropper import Eavesdropper, everything_in
 from tests.end_to_end.gateway import API_KEY, Gateway, free_port, gateway, until
 from tests.redis_server import RedisServer
 from tests.simulators.dashscope_native import DashScopeNative
@@ -175,34 +174,6 @@ async def test_without_the_setting_a_foreign_key_opens_nothing(
     with running(redis_server, port, DASHSCOPE_NATIVE_API_KEY=OURS, DASHSCOPE_NATIVE_CALLER_KEYS="off") as house:
         assert (await ask(house, THEIRS[0], "hello")).status_code == 401
         assert upstream.ledger.calls_seen == 0
-
-
-class Eavesdropper:
-    """Everything that Redis is told, as MONITOR shows it."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self.heard = b""
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(str(server.socket_path))
-        self._socket.sendall(b"MONITOR\r\n")
-        assert self._socket.recv(5) == b"+OK\r\n"
-        self._thread = threading.Thread(target=self._listen)
-        self._thread.start()
-
-    def _listen(self) -> None:
-        while piece := self._socket.recv(65536):
-            self.heard += piece
-
-    def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._socket.close()
-
-
-def everything_in(server: RedisServer) -> bytes:
-    """All keys and values, as Redis would save them."""
-    keys = server.client.keys("*")
-    return b"\n".join([*keys, *(dumped for key in keys if (dumped := server.client.dump(key)))])
 
 
 async def test_the_key_is_readable_nowhere(house: Gateway, upstream: DashScopeNative, redis: RedisServer) -> None:

@@ -68,7 +68,9 @@ API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 
 def test_every_endpoint_is_documented():
     for module in (ROOT / "frontend" / "api").glob("*.py"):
-        for method, path in re.findall(r'@routes\.(get|post)\("([^"]+)"\)', module.read_text(encoding="utf-8")):
+        for method, path in re.findall(
+            r'@routes\.(get|post|patch|delete)\("([^"]+)"\)', module.read_text(encoding="utf-8")
+        ):
             assert f"| `{method.upper()} {path}` |" in API, path
 
 
