@@ -7,7 +7,18 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from frontend.api import chat, completions, dashboard, embeddings, health, metrics, models, reference
+from frontend.api import (
+    admin,
+    admin_usage,
+    chat,
+    completions,
+    dashboard,
+    embeddings,
+    health,
+    metrics,
+    models,
+    reference,
+)
 from frontend.api.bodies import visit
 from frontend.edge import App, Cors, Edge
 from frontend.server import prepare
@@ -25,6 +36,9 @@ STATUS_KINDS = {
     415: "unsupported_media_type",
 }
 
+ADMINISTRATION = (admin, admin_usage, dashboard)
+"""What is not there at all with `SLUICE_ADMIN=off`."""
+
 
 def create_app(services: Services) -> App:
     """The ASGI application of one frontend process."""
@@ -32,7 +46,8 @@ def create_app(services: Services) -> App:
     app.url_map.merge_slashes = False  # else `//v1/models` is a redirect to wherever the Host header says
     prepare(app, services.server, max_body_bytes=services.settings.body_limit_bytes)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    for module in (chat, completions, embeddings, models, health, reference, dashboard, metrics):
+    administration = ADMINISTRATION if services.settings.admin else ()
+    for module in (chat, completions, embeddings, models, health, reference, metrics, *administration):
         app.register_blueprint(module.blueprint(services))
     app.before_request(_name_endpoint)
     app.register_error_handler(GatewayError, _gateway_error)
