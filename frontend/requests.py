@@ -112,8 +112,8 @@ Request = ChatRequest | CompletionRequest | EmbeddingRequest
 
 _PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")
 _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]*)`")
-_EXPECTED = re.compile(r"^Expected `(?P<expected>[^`]*)`, got `(?P<got>[^`]*)`")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<field>.*)`$", re.DOTALL)
+_EXPECTED = re.compile(r"^Expected `(?P<expected>[^`]*)`, got `(?P<got>[^`]*)`")
 _LIMIT = re.compile(r"^Expected `(?P<type>[^`]*)` (?:of length )?(?P<side>[<>]=) (?P<limit>\d+)$")
 _WORDS = {
     "str": "a string", "int": "an integer", "float": "a decimal", "bool": "a boolean", "null": "null",
