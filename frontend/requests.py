@@ -154,10 +154,10 @@ def _complaint(text: str) -> GatewayError:
         return fail(
             "invalid_request", f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
         )
-    if expected := _EXPECTED.match(reason):
     if unknown := _UNKNOWN.match(reason):
         param = (f"{path}.{unknown['field']}" if path else unknown["field"])[:100]
         return fail("invalid_request", f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
+    if expected := _EXPECTED.match(reason):
         types = [name for name in expected["expected"].split(" | ") if name != "null"]
         wanted = ("one of " if len(types) > 1 else "") + " or ".join(_WORDS.get(name, name) for name in types)
         got = _GOT_WORDS.get(expected["got"], expected["got"])

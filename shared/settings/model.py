@@ -126,7 +126,6 @@ class FrontendSettings(SharedSettings):
         "`off` lets everybody in; only where SLUICE_HOST is this machine alone.",
         default="on",
     )
-    model_aliases: Mapping[str, str] = setting(
     admin: bool = setting(
         "SLUICE_ADMIN",
         SWITCH,
@@ -139,6 +138,7 @@ class FrontendSettings(SharedSettings):
         "Whether the frontend serves pages for people: /dashboard, /playground and /docs.",
         default="on",
     )
+    model_aliases: Mapping[str, str] = setting(
         "SLUICE_MODEL_ALIASES",
         ALIASES,
         "Further names for models.",
