@@ -30,6 +30,7 @@
 | `sluice:callers` | hash, id → JSON | for ever, also when revoked | callers' keys: what each may do, and digests of it |
 | `sluice:callers:revisions` | hash, id → number | same | counts the changes of each; negative when it was revoked |
 | `sluice:callers:news` | channel | – | the id of a caller's key that has changed |
+| `sluice:usage:{day}` | hash, row → counts | 400 days | what each caller used of each model, for good |
 
 `{…}` around a provider is literal: it is the hash tag that keeps one provider's keys on one node of a Redis Cluster.
 All members of the group read under one consumer name: an entry is acknowledged and deleted the moment it is read, so it
@@ -45,6 +46,7 @@ _POOL_PARTS: Final = (b"secrets", b"order", b"timers", b"tasks", b"pool", b"sign
 
 ANSWERS: Final = (b"sluice:answers:{all}", b"sluice:answers:{all}:ends", b"sluice:answers:{all}:bytes")
 
+USAGE: Final = b"sluice:usage:"
 CALLERS: Final = b"sluice:callers"
 CALLER_REVISIONS: Final = b"sluice:callers:revisions"
 CALLERS_NEWS: Final = b"sluice:callers:news"
@@ -67,6 +69,11 @@ def queue(provider: str) -> list[bytes]:
 
 def places(provider: str) -> bytes:
     return b"sluice:waiting:{%b}:places" % provider.encode()
+
+
+def usage(day: str) -> bytes:
+    """`day`: `YYYY-MM-DD`."""
+    return USAGE + day.encode()
 
 
 def frontend_channel(frontend_id: str) -> bytes:
