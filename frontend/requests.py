@@ -25,6 +25,7 @@ class ContentPart(msgspec.Struct):
     """A part of a message: `text`, `image_url`, `input_audio`, `file`, `refusal`, or a kind that we do not know."""
 
     type: str
+    text: Any = None
 
 
 class ChatMessage(msgspec.Struct):

@@ -56,6 +56,11 @@ KINDS: dict[str, Kind] = {
         # Limits.
         Kind("rate_limit", 429, "requests", "rate_limit_exceeded", "Too many requests or tokens.", credential="cool_down"),
         Kind("insufficient_quota", 429, "insufficient_quota", "insufficient_quota", "The caller's quota is used up.",
+        Kind("request_over_limit", 429, "tokens", "rate_limit_exceeded", "The request alone exceeds the limit of tokens.",
+             sdk_retry=False),
+        Kind("concurrency_limit", 429, "requests", "concurrency_limit_exceeded", "Too many requests at once."),
+        Kind("outdated_key", 503, _SERVER, "key_changed", "The caller's key was changed at this very moment.",
+             sdk_retry=True),
              sdk_retry=False),
         Kind("queue_full", 503, _SERVER, "server_is_overloaded", "Too many jobs wait for this provider."),
         Kind("queue_timeout", 503, _SERVER, "queue_timeout", "No worker took the job in time."),
@@ -116,7 +121,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
         }
 
     def headers(self, *, starts: int = 1) -> dict[str, str]:
-        """`Retry-After` and `x-should-retry`. `starts`: upstream calls already made for this request (no retry on retry)."""
+        """`Retry-After`, `retry-after-ms`, `x-should-retry`. `starts`: upstream calls made already (no retry on retry)."""
         headers: dict[str, str] = {}
         if self.retry_after_seconds is not None:
             # openai-python gives up when told to wait more than two minutes, older ones ignore more than one.
@@ -135,6 +140,8 @@ class GatewayError(Exception):
 
     def __init__(self, failure: Failure, *, starts: int = 1) -> None:
         super().__init__(f"{failure.kind}: {failure.message}")
+            if self.row.status == 429:
+                headers["retry-after-ms"] = str(math.ceil(1000 * min(60.0, max(0.001, self.retry_after_seconds))))
         self.failure = failure
         self.starts = starts
 

@@ -30,6 +30,12 @@
 | `sluice:callers` | hash, id → JSON | for ever, also when revoked | callers' keys: what each may do, and digests of it |
 | `sluice:callers:revisions` | hash, id → number | same | counts the changes of each; negative when it was revoked |
 | `sluice:callers:news` | channel | – | the id of a caller's key that has changed |
+| `sluice:slots` | sorted set, job and caller → end | 10 s each | slots of jobs, renewed by their owners |
+| `sluice:slots:pulse` | hash | 1 h | when slots were last renewed by anybody, and until when none of them is given up |
+| `sluice:settled:{job}` | string | 2 min, or 1 h | the mark of a settlement: no other of this job counts |
+| `sluice:caller:{id}:window` | hash, second → what was granted | 61 s | requests and tokens of the last minute |
+| `sluice:caller:{id}:reserved` | hash, job → reservation | until settled | what was charged for running jobs, one a slot |
+| `sluice:caller:{id}:tokens` | hash, day or month → number | 32 days | what counts against daily and monthly quotas |
 | `sluice:usage:{day}` | hash, row → counts | 400 days | what each caller used of each model, for good |
 
 `{…}` around a provider is literal: it is the hash tag that keeps one provider's keys on one node of a Redis Cluster.
@@ -46,10 +52,16 @@ _POOL_PARTS: Final = (b"secrets", b"order", b"timers", b"tasks", b"pool", b"sign
 
 ANSWERS: Final = (b"sluice:answers:{all}", b"sluice:answers:{all}:ends", b"sluice:answers:{all}:bytes")
 
-USAGE: Final = b"sluice:usage:"
 CALLERS: Final = b"sluice:callers"
 CALLER_REVISIONS: Final = b"sluice:callers:revisions"
 CALLERS_NEWS: Final = b"sluice:callers:news"
+
+SLOTS: Final = b"sluice:slots"
+SLOTS_PULSE: Final = b"sluice:slots:pulse"
+SETTLED: Final = b"sluice:settled:"
+CALLER: Final = b"sluice:caller:"
+USAGE: Final = b"sluice:usage:"
+"""How the names of these keys begin; scripts finish them, since they settle jobs of callers that nobody knows beforehand."""
 
 ALIVE: Final = b"sluice:alive"
 ALIVE_SECONDS: Final = 5
@@ -69,11 +81,6 @@ def queue(provider: str) -> list[bytes]:
 
 def places(provider: str) -> bytes:
     return b"sluice:waiting:{%b}:places" % provider.encode()
-
-
-def usage(day: str) -> bytes:
-    """`day`: `YYYY-MM-DD`."""
-    return USAGE + day.encode()
 
 
 def frontend_channel(frontend_id: str) -> bytes:
@@ -105,6 +112,11 @@ def pool(provider: str) -> tuple[bytes, ...]:
     """The keys of a provider's credential pool, in the order of the table: those that each of its scripts declares."""
     root = b"sluice:credentials:{%b}" % provider.encode()
     return (root, *(b"%b:%b" % (root, part) for part in _POOL_PARTS))
+
+
+def usage(day: str) -> bytes:
+    """`day`: `YYYY-MM-DD`."""
+    return USAGE + day.encode()
 
 
 def pool_news(provider: str) -> bytes:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shared.errors import KINDS, Failure, GatewayError, Kind, fail
 
 STATUSES = {400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 500, 502, 503, 504}
-TYPES = {"invalid_request_error", "server_error", "requests", "insufficient_quota"}
+TYPES = {"invalid_request_error", "server_error", "requests", "tokens", "insufficient_quota"}
 WITHOUT_CODE = {"invalid_request", "unprocessable"}
 """What these are about differs every time: whoever raises them gives the code."""
 

@@ -16,7 +16,7 @@ import msgspec
 
 from shared.redis import keys
 from shared.redis.script import Script
-from shared.redis.submission.limits import LIMITS, limits_keys
+from shared.redis.submission.limits import LIMITS, Left, LimitName, Terms, limits_keys
 from shared.redis.submission.queue import PRELUDE, QUEUE, ScriptCall
 
 
@@ -27,7 +27,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     charged before. `returns`: the same, and this very queue let it in: it may not be refused for want of room. `ahead`: it has
     waited its turn already. `whose`: between whom the queue is fair. `low`: waits behind everybody's normal jobs.
     `patience_ms`: how long the caller would wait in the queue. `most_waiting`: jobs that may wait for the provider.
-    `estimated_tokens`: prompt and answer together.
+    `terms`: of the caller's key, if it has any. `row`: under which the job is counted, see `shared.redis.usage`.
+    `prompt_tokens`: estimated. `estimated_tokens`: prompt and answer together, of which `at_least_tokens` must be free.
     `now_ms`: a test's own clock.
     """
 
@@ -42,26 +43,36 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     low: bool = False
     patience_ms: float
     most_waiting: int
+    terms: Terms | None = None
+    row: str = '["","",""]'  # Redis' msgpack knows no bytes
+    prompt_tokens: int = 0
     estimated_tokens: int = 0
+    at_least_tokens: int = 0
     now_ms: float | None = None
 
 
 class Queued(msgspec.Struct, frozen=True, tag="queued", tag_field="is"):
     """The job waits. `limits`: what is left to the caller, for the headers."""
 
-    limits: dict[str, float] | None = None
+    limits: Left | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True, tag="refused", tag_field="is"):
     """The job may not wait, and nothing has changed. `kind`: of `shared.errors`. `waiting`: jobs that wait already, `own`: of
     the caller's, if those are the trouble.
+
+    `limit`: which of the caller's limits is in the way, its `size`, what is `used` of it and what was `wanted`.
     """
 
     kind: str
     retry_after_seconds: float | None = None
     waiting: int = 0
     own: int = 0
-    limits: dict[str, float] | None = None
+    limit: LimitName | None = None
+    size: int = 0
+    used: int = 0
+    wanted: int = 0
+    limits: Left | None = None
 
 
 SUBMIT: Final = Script(
@@ -94,7 +105,7 @@ _answer: "msgspec.msgpack.Decoder[Queued | Refusal]" = msgspec.msgpack.Decoder(Q
 
 def submission(provider: str, ask: Ask, sealed: bytes) -> ScriptCall:
     """Ask whether the job may wait for this provider."""
-    return SUBMIT, [*keys.queue(provider), *limits_keys(ask.caller)], [_encode(ask), sealed]
+    return SUBMIT, [*keys.queue(provider), *limits_keys()], [_encode(ask), sealed]
 
 
 def answer_to(reply: bytes) -> Queued | Refusal:
