@@ -119,7 +119,12 @@ class House:
         )
 
     def add_frontend(self, **environment: str) -> Process:
-        self.frontends.append(self.gateway.frontend(**environment))
+        """With `SLUICE_PORT` it shares that port; else it has one of its own, at the end of `gateway.ports`."""
+        if "SLUICE_PORT" in environment:
+            shared = environment | {"SLUICE_SHARE_PORT": "on"}
+            self.frontends.append(self.gateway.start("frontend", "frontend", environment=shared))
+        else:
+            self.frontends.append(self.gateway.frontend(**environment))
         return self.frontends[-1]
 
     def add_worker(self, **environment: str) -> Process:
@@ -231,6 +236,12 @@ class House:
             for process in self.gateway.processes
         ]
         return "\n".join(f"--- {name} {pid}\n" + "\n".join(tail) for name, pid, tail in tails)
+
+
+async def says(house: House, process: Process, **numbers: int) -> None:
+    """Wait until the process says so when it is asked."""
+    while not numbers.items() <= (await house.state(process)).items():  # noqa: ASYNC110 - it says nothing unasked
+        await trio.sleep(0.05)
 
 
 def _connections(process: Process) -> list:

@@ -6,7 +6,8 @@
     havoc-eat     takes memory until there is none
     havoc-raise   raises what nobody expects
 
-`after=N` as the first word has it happen after N pieces of the answer. With `HAVOC=no` in its environment a worker does no harm.
+`after=N` as the first word has it happen after N pieces of the answer. With `HAVOC=no` in its environment a worker
+does no harm.
 """
 
 import os
@@ -62,12 +63,12 @@ class _Harmful(ChatDecoder):
     def __init__(self, model: str, after: int) -> None:
         super().__init__()
         self._model = model
-        self._left = after
+        self._left = after or -1
 
     def feed(self, frame):  # type: ignore[no-untyped-def]
-        self._left -= 1
-        if self._left == -1:
+        if self._left == 0:
             self.harm()
+        self._left -= 1
         return super().feed(frame)
 
     def harm(self) -> None:
