@@ -12,7 +12,7 @@ from typing import Final, Literal
 Kind = Literal["counter", "gauge", "histogram"]
 Process = Literal["frontend", "worker"]
 
-MOST_SERIES: Final = 2000
+MOST_SERIES: Final = 1000
 OTHER: Final = "other"
 
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)

@@ -85,14 +85,17 @@ class Gateway:
     def origin(self) -> str:
         return f"http://127.0.0.1:{self.ports[0]}"
 
-    def start(self, name: str, *arguments: str, environment: Mapping[str, str] = {}) -> Process:
+    def start(
+        self, name: str, *arguments: str, environment: Mapping[str, str] = {}, sink: int | None = None
+    ) -> Process:
+        """`sink`: a descriptor that gets what the process writes, in place of its log."""
         log = self.directory / f"{len(self.processes)}-{name}.log"
-        with log.open("wb") as sink:
+        with log.open("wb") as own:
             popen = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 cwd=CHECKOUT,
                 env={**self._environment(), **environment},
-                stdout=sink,
+                stdout=own if sink is None else sink,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,

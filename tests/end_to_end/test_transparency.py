@@ -82,6 +82,7 @@ async def test_the_upstream_sees_only_our_headers(house: Gateway, upstream: Open
         "accept-encoding",
         "user-agent",
         "content-length",
+        "x-client-request-id",
     }
     assert upstream.ledger.calls[0].header("accept-encoding") == "identity"
     assert API_KEY not in str(upstream.ledger.calls[0].headers)
