@@ -115,10 +115,11 @@ class Gateway:
     def wait_ready(self, *models: str, port: int | None = None) -> None:
         """Until the frontend is ready and lists these models."""
         origin = f"http://127.0.0.1:{port or self.ports[0]}"
+        key = self.environment.get("SLUICE_API_KEY", API_KEY).split(",")[0] or "sk-of-some-caller"
         deadline = time.monotonic() + START_SECONDS
         while True:
             with contextlib.suppress(httpx2.HTTPError, KeyError):
-                listed = httpx2.get(f"{origin}/v1/models", headers={"authorization": f"Bearer {API_KEY}"}).json()
+                listed = httpx2.get(f"{origin}/v1/models", headers={"authorization": f"Bearer {key}"}).json()
                 if set(models) <= {model["id"] for model in listed["data"]}:
                     return
             broken = [process for process in self.processes if process.popen.poll() not in (None, 0)]
