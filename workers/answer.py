@@ -12,7 +12,7 @@ from shared.sansio.lines import LineSplitter
 from shared.sansio.relay import BodyGatherer, Relay
 from shared.sansio.sse import Splitter
 from shared.sansio.text_completion import TextAssembler, TextRenderer
-from shared.schema.events import Complete, Delta, Event
+from shared.schema.events import Complete, Delta, Event, Usage
 from shared.schema.job import Job
 from workers.provider import Exchange, HttpStream
 
@@ -42,6 +42,12 @@ class Answer:
         self._gathered_bytes = 0
         self._limit_bytes = limit_bytes
         self.rendering = _rendering(job, prompt_bytes)
+
+    @property
+    def usage_so_far(self) -> Usage | None:
+        """What the answer has cost if it ends here; None: nobody knows."""
+        rendering = self.rendering
+        return rendering.usage_so_far if isinstance(rendering, Completion) else rendering.usage
 
     def feed(self, piece: bytes) -> list[bytes]:
         """What the caller gets because of these bytes."""

@@ -19,12 +19,14 @@ import msgspec
 import trio
 
 from shared.errors import Failure, GatewayError
+from shared.redis.link import Link
 from shared.schema.job import Accepted, FrameKind, Job, Outcome
 from workers.answer import ANSWER_BYTES, Answer
 from workers.asking import ask
 from workers.credentials import Credentials, callers_own
 from workers.exchange import TransportError
 from workers.observe import Observer, Story
+from workers.orphans import settle_orphan
 from workers.outbox import Outbox, Retained
 from workers.provider import Call, Credential, Decoder, Exchange, HttpStream, Provider, ScriptedStream, SocketIOStream
 from workers.runs import start_run
@@ -74,6 +76,7 @@ class Means:
     transports: Transports
     outbox: Outbox
     limits: Limits
+    link: Link
     observer: Observer
 
 
@@ -92,13 +95,14 @@ class Attempt:
         self._accepted = False
         self._told = False
         self._prompt_bytes = 0
+        self._shown: Answer | None = None
         self._story = Story(job)
         self._last_sign = self._story.began
 
     async def run(self) -> None:
         outbox = self._means.outbox
         try:
-            self._retained = outbox.open(self.job, self.cancel)
+            self._retained = outbox.open(self.job, self.cancel, self._orphaned)
         except KeyError:
             return  # the same attempt was delivered twice, and it runs here already
         self._means.observer.attempt_began(self.job)
@@ -114,6 +118,11 @@ class Attempt:
         """The owner wants no more of it: close the upstream, send nothing. Synchronous; any number of times."""
         self._unwanted = True
         self._scope.cancel()
+
+    def _orphaned(self) -> None:
+        """The owner is no more, so nobody else will say what the attempt has cost. It may have ended in the meantime."""
+        used = self._shown.usage_so_far if self._shown is not None else None
+        settle_orphan(self._means.link, self.job, used, failed=self._story.failure is not None)
 
     def stop(self, failure: Failure) -> None:
         """End the attempt with this failure."""
@@ -260,7 +269,9 @@ class Attempt:
             self._publish(retained, answer, answer.end())
 
     def _an_answer(self, exchange: Exchange) -> Answer:
-        return Answer(self.job, exchange, self._prompt_bytes, limit_bytes=self._means.limits.answer_bytes)
+        answer = Answer(self.job, exchange, self._prompt_bytes, limit_bytes=self._means.limits.answer_bytes)
+        self._shown = answer
+        return answer
 
     def _accept(self, retained: Retained, dropped: Sequence[str] = ()) -> None:
         self._accepted = True

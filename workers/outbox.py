@@ -56,14 +56,16 @@ def _all_live_elsewhere(frontend_id: str, now: float) -> Sign:
 
 
 class Retained:
-    """What the worker holds of one attempt for its owner. `gone` is called once, when nobody wants the attempt any more."""
+    """What the worker holds of one attempt for its owner. `gone` is called once, when nobody wants the attempt any more, and
+    before it `orphaned`, if that is because the owner itself is no more."""
 
-    __slots__ = ("_room", "dropped", "ended_at", "gone", "job", "road", "sender")
+    __slots__ = ("_room", "dropped", "ended_at", "gone", "job", "orphaned", "road", "sender")
 
-    def __init__(self, job: Job, road: "Road", gone: Callable[[], None]) -> None:
+    def __init__(self, job: Job, road: "Road", gone: Callable[[], None], orphaned: Callable[[], None]) -> None:
         self.job = job
         self.road = road
         self.gone = gone
+        self.orphaned = orphaned
         self.dropped = False
         self.sender: Sender[Frame] = Sender()
         self.ended_at: float | None = None
@@ -203,7 +205,7 @@ class Outbox:
         self.resends = 0
         self.frontends_lost = 0
 
-    def open(self, job: Job, gone: Callable[[], None]) -> Retained:
+    def open(self, job: Job, gone: Callable[[], None], orphaned: Callable[[], None] = lambda: None) -> Retained:
         """Begin to retain an attempt. `KeyError` if the same attempt runs here already, or did and was given up."""
         key = (job.id, job.attempt)
         if key in self._attempts or key in self._given_up:
@@ -213,7 +215,7 @@ class Outbox:
         road = self._road(job.owner)
         if not road.attempts:
             road.answered_at = trio.current_time()
-        retained = self._attempts[key] = road.attempts[key] = Retained(job, road, gone)
+        retained = self._attempts[key] = road.attempts[key] = Retained(job, road, gone, orphaned)
         return retained
 
     def start(self, retained: Retained) -> trio.Event:
@@ -296,6 +298,8 @@ class Outbox:
                 if road.attempts and self._is_gone(frontend_id, road, now):
                     _log.warning("frontend %s is gone, cancelling %d attempts", frontend_id, len(road.attempts))
                     self.frontends_lost += 1
+                    for retained in list(road.attempts.values()):
+                        retained.orphaned()
                     self._abandon(road)
                 for retained in list(road.attempts.values()):
                     if retained.ended_at is not None and now - retained.ended_at > FORGET_SECONDS:

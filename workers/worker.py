@@ -77,7 +77,7 @@ class Worker:
             provider, pool, worker_id, calls=limits.calls_per_credential,
             wanted=self.keeper.look_again, starving=self.intake.pause,
         )  # fmt: skip
-        self._means = Means(provider, self.credentials, transports, self.outbox, limits, observer)
+        self._means = Means(provider, self.credentials, transports, self.outbox, limits, roads.link, observer)
 
     async def run(self, stop: trio.Event, hurry: trio.Event, drain_seconds: float) -> None:
         """Work until `stop` is set and what ran then has finished, or `drain_seconds` have passed, or `hurry` is set."""

@@ -109,6 +109,11 @@ class Completion(ABC):
         said = {"service_tier": self._meta.service_tier, "system_fingerprint": self._meta.system_fingerprint}
         return {name: value for name, value in said.items() if value is not None}
 
+    @property
+    def usage_so_far(self) -> Usage:
+        """The upstream's word, or an estimate of what has come."""
+        return self.usage or self._estimate()
+
     def _estimate(self) -> Usage:
         text_bytes = self.text_bytes + sum(calls.text_bytes for calls in self._tool_calls.values())
         prompt, answer = -(-self._prompt_bytes // BYTES_PER_TOKEN), -(-text_bytes // BYTES_PER_TOKEN)
