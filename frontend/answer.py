@@ -48,8 +48,9 @@ async def whole(job: OpenJob) -> bytes:
 class EventStream:
     """The body of a streaming answer, written as far as it is there: one piece for everything that waits.
 
-    It ends with `[DONE]` after a complete answer and with one error event after anything else. When even that cannot be
-    said, iteration raises and the server cuts the body: a clean end always means a complete answer or an error event.
+    It ends with `[DONE]` after a complete answer and with one error event after anything else, also a defect of ours: the
+    status has been said, so this is the boundary of the request. Should even that fail, iteration raises and the server cuts
+    the body: a clean end always means a complete answer or an error event.
     """
 
     def __init__(self, job: OpenJob) -> None:
@@ -62,6 +63,15 @@ class EventStream:
     async def __anext__(self) -> bytes:
         if self._over:
             raise StopAsyncIteration
+        try:
+            return await self._next()
+        except Exception:  # noqa: BLE001 - the boundary of a request: one defect ends one stream, and says so
+            self._over = True
+            _log.exception("a stream failed", extra={"request_id": self._job.submission.request_id})
+            self._job.leave()
+            return error_event(Failure("internal", "The gateway failed to process this request."))
+
+    async def _next(self) -> bytes:
         job = self._job
         while True:
             chunks = job.take()

@@ -12,7 +12,7 @@ import openai
 import psutil
 import trio
 
-from tests.end_to_end.gateway import API_KEY, CHECKOUT, Gateway, Process, gateway
+from tests.end_to_end.gateway import API_KEY, CHECKOUT, Gateway, Process, free_port, gateway
 from tests.redis_server import RedisServer
 from tests.simulators.http_server import Simulator
 from tests.simulators.ledger import Call
@@ -126,6 +126,16 @@ class House:
         else:
             self.frontends.append(self.gateway.frontend(**environment))
         return self.frontends[-1]
+
+    def add_defective_frontend(self) -> Process:
+        """One with defects that its callers can call upon; see `tests/faults/defective_frontend.py`."""
+        port = free_port()
+        self.gateway.ports.append(port)
+        defective = self.gateway.start(
+            "frontend", "tests.faults.defective_frontend", environment={"SLUICE_PORT": str(port)}
+        )
+        self.frontends.append(defective)
+        return defective
 
     def add_worker(self, **environment: str) -> Process:
         self.workers.append(self.gateway.worker(self.provider, **environment))
