@@ -61,6 +61,7 @@ class Watch:
         self._neighbours = neighbours
         self._patience = patience
         self._unheard: dict[str, int] = {}
+        self._nudged: set[str] = set()
 
     async def run(self) -> None:
         while True:
@@ -148,6 +149,7 @@ class Watch:
             if worker not in running:
                 liveness.forget(worker)
                 self._unheard.pop(worker, None)
+                self._nudged.discard(worker)
         suspects = []
         for worker in running:
             silent = liveness.silent_seconds(worker)
@@ -160,6 +162,7 @@ class Watch:
                 suspects.append((worker, sign))
             else:
                 self._unheard.pop(worker, None)
+                self._nudged.discard(worker)
         if suspects:
             self._ask_who_listens(suspects)
 
@@ -174,8 +177,17 @@ class Watch:
                 self._unheard[worker] = 0 if listeners else self._unheard.get(worker, 0) + 1
                 if self._unheard[worker] >= LOOKS:
                     self._unheard_of(worker, sign)
+                elif listeners and worker not in self._nudged:
+                    self._nudge(worker)
 
         self._jobs.link.post(b"PUBSUB", b"NUMSUB", *channels, on_reply=answered)
+
+    def _nudge(self, worker: str) -> None:
+        """It listens and says nothing: it may have given us up while we could not be reached. Asked again, it says so."""
+        self._nudged.add(worker)
+        for job in self._running_on(worker):
+            job.ownership.nudge()
+            self._jobs.send_orders(job)
 
     def _unheard_of(self, worker: str, sign: Sign) -> None:
         """Silent for too long. Does its process answer, then streams that cannot be begun anew wait for its return."""

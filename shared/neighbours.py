@@ -23,8 +23,8 @@ from typing import Final
 
 import trio
 
-ANSWER_SECONDS: Final = 1.0
-"""How long an answer counts. Questions come several times a second while there is reason to ask."""
+ANSWER_SECONDS: Final = 2.0
+"""How long an answer counts. Questions come every second at least while there is reason to ask."""
 
 _QUESTION: Final = b"?"
 _ANSWER: Final = b"!"

@@ -317,6 +317,10 @@ class Outbox:
         if road is not None:
             road.answered_at = trio.current_time()
 
+    def remind(self, frontend_id: str) -> None:
+        """The frontend asks for an attempt that is not here: let it see again what is."""
+        self._road(frontend_id).empty_reports = 0
+
     def ear_restored(self) -> None:
         """Orders may have been lost: that nobody has answered until now proves nothing."""
         for road in self._roads.values():

@@ -123,6 +123,8 @@ class Worker:
         for kind, job_id, attempt, seq in orders.orders:
             retained = self.outbox.find(job_id, attempt)
             if retained is None:
+                if kind == OrderKind.RESEND:
+                    self.outbox.remind(orders.frontend)
                 continue
             if kind == OrderKind.CONSUMED:
                 retained.consumed(seq)

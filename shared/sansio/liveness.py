@@ -1,8 +1,8 @@
 """Who is silent: decides that a peer is gone from what was heard, and only while our own ear is known to work.
 
-Silence counts up to the last proof that messages reach us: one of our own, published and heard quickly, a ping for short. When it
-was slow or the connection was renewed, nothing that was not heard proves anything, so every clock starts again. A stalled Redis, a
-suspended process and a blocked event loop therefore never look like the death of somebody else.
+Silence counts up to the last proof that messages reach us: one of our own, published and heard quickly, a ping for short. When
+it was slow or the connection was renewed, nothing that was not heard proves anything, so every clock starts again. A stalled
+Redis, a suspended process and a blocked event loop therefore never look like the death of somebody else.
 Times are seconds of one monotonic clock, handed in.
 """
 
