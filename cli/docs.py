@@ -3,21 +3,39 @@
 from pathlib import Path
 
 from cli.plan import ROOT
+from shared.metrics import METRICS
 from shared.settings.render import dotenv_example, markdown
 
-BEGIN = "<!-- settings: written by `make docs` -->\n"
-END = "<!-- end of settings -->\n"
+BEGIN = "<!-- {what}: written by `make docs` -->\n"
+END = "<!-- end of {what} -->\n"
 
 
 def documents(root: Path = ROOT) -> dict[Path, str]:
     """Each document that holds generated text, with the content that it should have."""
-    readme = root / "README.md"
-    head, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, tail = rest.partition(END)
+    readme, metrics = root / "README.md", root / "docs" / "metrics.md"
     return {
-        readme: f"{head}{BEGIN}\n{markdown()}\n{END}{tail}",
+        readme: _with(readme, "settings", markdown()),
+        metrics: _with(metrics, "metrics", metrics_table()),
         root / ".env.example": dotenv_example(),
     }
+
+
+def _with(document: Path, what: str, generated: str) -> str:
+    """The document with its generated part replaced."""
+    begin, end = BEGIN.format(what=what), END.format(what=what)
+    head, _, rest = document.read_text(encoding="utf-8").partition(begin)
+    _, _, tail = rest.partition(end)
+    return f"{head}{begin}\n{generated}\n{end}{tail}"
+
+
+def metrics_table() -> str:
+    """Every metric with its labels and its meaning."""
+    lines = ["| Metric | Type | Labels | Of | Meaning |", "|---|---|---|---|---|"]
+    for metric in METRICS.values():
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"
+        of = metric.of[0] if len(metric.of) == 1 else "every process"
+        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {of} | {metric.meaning} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from cli.supervisor import ChildPlan
 from shared.settings import child_environment
+from shared.settings.kinds import Listen
 
 ROOT = Path(__file__).resolve().parent.parent
 """Where the packages lie: a checkout, or site-packages."""
@@ -21,6 +23,16 @@ def python_environment(environ: Mapping[str, str]) -> dict[str, str]:
     behind = environ.get("PYTHONPATH")
     path = f"{ROOT}:{behind}" if behind else str(ROOT)
     return {**environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def on_ports(plans: list[ChildPlan], setting: str, first: Listen | None) -> list[ChildPlan]:
+    """Processes that would take the same port get one each: the first the given one, each further the next."""
+    if first is None or first.port == 0:
+        return plans
+    return [
+        replace(one, environ={**one.environ, setting: str(first._replace(port=port))})
+        for port, one in enumerate(plans, first.port)
+    ]
 
 
 def children(

@@ -53,6 +53,8 @@ def up(size: Size) -> int:
     output = Output()
     with held, _redis(settings, output) as (redis, overrides):
         frontends, backs = plan.children(size.frontends, workers, environ, {**overrides, **_listening(port)})
+        frontends = plan.on_ports(frontends, "SLUICE_METRICS_LISTEN", settings.frontend.metrics_listen)
+        backs = plan.on_ports(backs, "SLUICE_WORKER_METRICS_LISTEN", settings.worker_metrics_listen)
         supervisor = Supervisor([frontends, backs], output, drain_seconds=settings.frontend.drain_seconds)
         announce = partial(banner.announce, settings.frontend, port, redis is not None, output)
         return trio.run(_run, supervisor, announce, redis, output)

@@ -27,6 +27,9 @@ class Listen(NamedTuple):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 def whole(low: int, high: int | None = None) -> Kind:
     """A whole number from `low` to `high`."""

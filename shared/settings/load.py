@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from shared.redis.address import Address
 from shared.settings import state
-from shared.settings.kinds import SOCKET_URL, is_loopback
+from shared.settings.kinds import SOCKET_URL, Listen, is_loopback
 from shared.settings.model import FrontendSettings, ProviderSettings, SharedSettings, WorkerSettings
 from shared.settings.problems import Problem, SettingsError, shown
 from shared.settings.providers import CUSTOM_DEADLINES, KEYLESS, KNOWN, Deadlines, KnownProvider, canonical
@@ -37,11 +37,13 @@ SHORTEST_OPEN_API_KEY = 16
 
 @dataclass(frozen=True, kw_only=True)
 class UpSettings:
-    """What the supervisor needs: the frontend's settings, every configured provider, and whether Redis is given."""
+    """What the supervisor needs: the frontend's settings, every configured provider, whether Redis is given, and where the
+    first worker's metrics are."""
 
     frontend: FrontendSettings
     providers: tuple[ProviderSettings, ...]
     redis_is_given: bool
+    worker_metrics_listen: Listen | None = None
 
 
 def load_frontend(environ: Mapping[str, str] | None = None, dotenv: Path | None = DOTENV) -> FrontendSettings:
@@ -98,6 +100,7 @@ def load_up(environ: Mapping[str, str] | None = None, dotenv: Path | None = DOTE
         frontend=found.frontend(generate=True),
         providers=tuple(found.configured.values()) or (found.keyless(),),
         redis_is_given=found.redis_is_given,
+        worker_metrics_listen=found.values[WorkerSettings]["metrics_listen"],
     )
 
 
