@@ -2,7 +2,8 @@
 
 1. settings: what is wrong with them, which providers are configured
 2. Redis: does it answer, how fast, how old is it, will it throw data away
-3. processes: who advertises itself, is there a worker for each configured provider, do all seal with our key
+3. processes: who advertises itself, is there a worker for each configured provider, do all seal with our key, did any
+   job take workers along
 4. gateway: is it ready, does it accept our key
 5. upstreams: does each answer, does it accept each key, does it know the models that we offer
 
@@ -24,6 +25,7 @@ from rich.text import Text
 from cli.advertisements import live_frontends, live_workers
 from cli.embedded import OLDEST_VERSION, NoServer, find_server
 from cli.gateway import GatewayTrouble, client, model_ids, of_settings
+from shared.redis import dead_jobs, keys
 from shared.schema.advertisement import WorkerAdvertisement
 from shared.sealing import Seal
 from shared.settings import (
@@ -42,6 +44,7 @@ from shared.settings.providers import KNOWN
 REDIS_SECONDS = 2.0
 UPSTREAM_SECONDS = 10.0
 SLOW_REDIS_SECONDS = 0.005
+_RECENT_SECONDS = 24 * 3600.0
 _PINGS = 21
 
 Level = Literal["good", "notice", "bad"]
@@ -106,6 +109,7 @@ def _redis(settings: UpSettings) -> Iterator[Finding]:
             server.ping()
             yield from _server(server)
             yield from _processes(server, settings)
+            yield from _dead_jobs(server)
     except (redis.RedisError, OSError) as error:
         yield _no_redis(settings, error)
 
@@ -149,6 +153,21 @@ def _server(server: Any) -> Iterator[Finding]:
             "redis",
             "may take all the memory of its machine",
             "set maxmemory in redis.conf, for example 512mb",
+        )
+
+
+def _dead_jobs(server: Any) -> Iterator[Finding]:
+    """Jobs that several workers died of; who of them is to blame, the log tells by the request id."""
+    recent = [
+        job for job in dead_jobs.read(server.lrange(keys.DEAD, 0, -1)) if time.time() - job.time < _RECENT_SECONDS
+    ]
+    if recent:
+        last = recent[0]
+        yield Finding(
+            "bad",
+            "dead jobs",
+            f"{len(recent)} jobs took their workers along in the last day, the last for {last.provider}/{last.model}",
+            f"look for {last.request_id} in the logs of {', '.join(last.workers)}",
         )
 
 

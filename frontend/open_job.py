@@ -88,6 +88,7 @@ class OpenJob:
         self.last_sent_at = self.opened_at
         self.keepalive_due = False
         self.consumed = 0
+        self.workers_lost: list[str] = []
         self._waited_seconds = 0.0
         self._gaps = gaps if submission.stream else None
         self._jobs = jobs

@@ -10,6 +10,7 @@
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +24,7 @@ from frontend.own_voice import OwnVoice
 from shared.errors import Failure
 from shared.neighbours import Neighbours, Sign
 from shared.redis import keys
+from shared.redis.dead_jobs import DeadJob, bury
 from shared.sansio.job import State
 
 _log = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ CUT_OFF_SECONDS: Final = REDIS_AWAY_SECONDS + 1.5
 ASK_SECONDS: Final = 0.3
 """How long a neighbour may be silent before it is asked. A report is due every second, so most are asked; it costs little."""
 NO_WORKER_SECONDS: Final = 3.0
+POISON_DEATHS: Final = 2
+"""So many workers that are lost with the same job are no accident."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,26 @@ class Watch:
         mine = self._running_on(worker)
         _log.warning("worker %s is lost with %d jobs", worker, len(mine))
         for job in mine:
+            job.workers_lost.append(worker)
             job.lose_worker()
+            if job.ended and len(job.workers_lost) >= POISON_DEATHS:
+                _log.error("two workers died of one job", extra={"request_id": job.submission.request_id})
+                bury(self._jobs.link, _dead(job))
 
     def _running_on(self, worker: str) -> list[OpenJob]:
         return [job for job in self._jobs.all() if job.ownership.worker == worker and not job.ended]
+
+
+def _dead(job: OpenJob) -> DeadJob:
+    wanted = job.submission
+    return DeadJob(
+        time=time.time(),
+        request_id=wanted.request_id,
+        provider=wanted.provider,
+        model=wanted.model,
+        endpoint=wanted.endpoint,
+        caller=wanted.caller,
+        stream=wanted.stream,
+        body_bytes=len(wanted.body),
+        workers=job.workers_lost,
+    )

@@ -36,6 +36,7 @@
 | `sluice:caller:{id}:window` | hash, second → what was granted | 61 s | requests and tokens of the last minute |
 | `sluice:caller:{id}:reserved` | hash, job → reservation | until settled | what was charged for running jobs, one a slot |
 | `sluice:caller:{id}:tokens` | hash, day or month → number | 32 days | what counts against daily and monthly quotas |
+| `sluice:dead` | list of JSON | 30 days after the last | jobs that several workers died of: no content, the latest hundred |
 | `sluice:usage:{day}` | hash, row → counts | 400 days | what each caller used of each model, for good |
 
 `{…}` around a provider is literal: it is the hash tag that keeps one provider's keys on one node of a Redis Cluster.
@@ -62,6 +63,8 @@ SETTLED: Final = b"sluice:settled:"
 CALLER: Final = b"sluice:caller:"
 USAGE: Final = b"sluice:usage:"
 """How the names of these keys begin; scripts finish them, since they settle jobs of callers that nobody knows beforehand."""
+
+DEAD: Final = b"sluice:dead"
 
 ALIVE: Final = b"sluice:alive"
 ALIVE_SECONDS: Final = 5
