@@ -40,6 +40,7 @@ from shared.schema.advertisement import FrontendAdvertisement
 from shared.sealing import Seal
 from shared.settings import EXIT_SETTINGS, FrontendSettings, SettingsError, load_frontend
 from shared.telemetry import set_up_logs
+from shared.tracing import Tracer, TracingUnavailable, open_tracer
 from shared.version import VERSION
 
 _log = logging.getLogger("frontend")
@@ -60,10 +61,17 @@ def main() -> int:
         print(error, file=sys.stderr)
         return EXIT_SETTINGS
     set_up_logs(settings.log_level, settings.log_format)
-    return run(lambda: _run(settings))
+    try:
+        tracer = open_tracer(settings.otel, "frontend", VERSION)
+    except TracingUnavailable as error:
+        print(error, file=sys.stderr)
+        return EXIT_SETTINGS
+    status = run(lambda: _run(settings, tracer))
+    tracer.close()
+    return status
 
 
-async def _run(settings: FrontendSettings) -> None:
+async def _run(settings: FrontendSettings, tracer: Tracer) -> None:
     address = Address.parse(settings.redis_url.reveal())
     neighbours = Neighbours("f")
     frontend_id = neighbours.id
@@ -140,6 +148,7 @@ async def _run(settings: FrontendSettings) -> None:
             live,
             measures,
             observer,
+            tracer,
             VERSION,
         )
     )

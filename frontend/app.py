@@ -54,7 +54,7 @@ def create_app(services: Services) -> App:
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
     ended = [services.statistics.ended, services.observer.visit_ended]
-    return Edge(app, Cors(services.settings.cors_origins), ended)  # type: ignore[arg-type]
+    return Edge(app, Cors(services.settings.cors_origins), ended, services.tracer)  # type: ignore[arg-type]
 
 
 async def _name_endpoint() -> None:

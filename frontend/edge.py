@@ -14,6 +14,7 @@ import trio
 
 from frontend.request_id import new_request_id
 from shared.metrics import OTHER
+from shared.tracing import NO_SPAN, NO_TRACER, Span, Tracer
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -24,6 +25,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _access = logging.getLogger("sluice.access")
 
 VISIT: Final = "sluice.visit"
+TRACED: Final = "/v1/"
 EXPOSED: Final = (
     b"x-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, x-sluice-provider,"
     b" x-sluice-attempts, x-sluice-dropped-parameters"
@@ -45,6 +47,7 @@ class Visit:
     complete: bool = False
     endpoint: str = OTHER
     refusal: str = ""
+    span: Span = NO_SPAN
     facts: dict[str, object] = field(default_factory=dict)
 
     def log_line(self) -> dict[str, object]:
@@ -92,9 +95,12 @@ class Cors:
 
 
 class Edge:
-    """Wraps the Quart application. `ended`: told of every request that is over."""
+    """Wraps the Quart application. `ended`: told of every request that is over. `tracer`: of those under `/v1/`."""
 
-    def __init__(self, app: App, cors: Cors, ended: Sequence[Callable[[Visit], object]] = ()) -> None:
+    def __init__(
+        self, app: App, cors: Cors, ended: Sequence[Callable[[Visit], object]] = (), tracer: Tracer = NO_TRACER
+    ) -> None:
+        self._tracer = tracer
         self._app = app
         self._cors = cors
         self._ended = ended
@@ -107,6 +113,9 @@ class Edge:
         sent = {
             name: value for name, value in scope["headers"] if name == b"origin" or name.startswith(b"access-control-")
         }
+        if self._tracer is not NO_TRACER and visit.path.startswith(TRACED):
+            traceparent = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+            visit.span = self._tracer.begin(visit.method, "server", traceparent.decode("latin-1"))
         origin = sent.get(b"origin")
         extra = [(b"x-request-id", visit.request_id.encode()), *self._cors.headers(origin)]
 

@@ -86,6 +86,8 @@ class Jobs:
         if job.waits_since is None:
             job.waits_since = job.queued_at
         job.missed_looks = 0
+        job.queue_span.end("vanished")
+        job.queue_span = wanted.trace.begin("queue", "producer")
         message = Job(
             protocol=PROTOCOL,
             id=ownership.id,
@@ -102,6 +104,7 @@ class Jobs:
             request_id=wanted.request_id,
             credential=wanted.credential,
             caller=wanted.caller,
+            traceparent=job.queue_span.traceparent,
         )
         attempt = ownership.attempt
         sealed = self._seal.seal(_encode(message), keys.jobs(wanted.provider))

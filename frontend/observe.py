@@ -23,9 +23,19 @@ from shared.redis import keys
 from shared.redis.failures import RedisError
 from shared.redis.link import Link
 from shared.sansio.job import State
+from shared.tracing import NO_SPAN
 
 _log = logging.getLogger(__name__)
 
+_TRACED: Final = {
+    "model": "gen_ai.request.model",
+    "provider": "gen_ai.provider.name",
+    "prompt_tokens": "gen_ai.usage.input_tokens",
+    "completion_tokens": "gen_ai.usage.output_tokens",
+    "attempts": "sluice.attempts",
+    "stream": "gen_ai.request.stream",
+}
+"""What a request's span says of its facts, and under which name."""
 DEPTH_SECONDS: Final = 1.0
 
 
@@ -50,6 +60,8 @@ class Observer:
 
     def visit_ended(self, visit: Visit) -> None:
         """A request is over, however that came about."""
+        if visit.span is not NO_SPAN:
+            _trace(visit)
         self._requests.add(visit.endpoint, str(visit.status or 499))
         if visit.refusal and "attempts" not in visit.facts:
             self._refused.add(visit.refusal)
@@ -67,6 +79,7 @@ class Observer:
         wanted, ownership, now = job.submission, job.ownership, trio.current_time()
         provider, failure = wanted.provider, job.failure
         job.noted = True
+        job.queue_span.end(failure.kind if failure is not None else "cancelled")
         if not job.admitted:
             if failure is not None:
                 self._refused.add(_known(failure.kind))
@@ -85,6 +98,23 @@ class Observer:
             model = wanted.model if self._catalog.lists(provider, wanted.model) else OTHER
             self._tokens.add(provider, model, "prompt", by=job.outcome.prompt_tokens)
             self._tokens.add(provider, model, "completion", by=job.outcome.completion_tokens)
+
+
+def _trace(visit: Visit) -> None:
+    """The span of a request, as OpenTelemetry's conventions for HTTP and for language models name things."""
+    facts = visit.facts
+    visit.span.note(
+        {
+            "http.request.method": visit.method,
+            "http.route": visit.endpoint,
+            "http.response.status_code": visit.status or 499,
+            "sluice.request_id": visit.request_id,
+            **{name: fact for key, name in _TRACED.items() if isinstance(fact := facts.get(key), str | int | float)},
+        },
+        name=f"{visit.method} {visit.endpoint}",
+    )
+    error = facts.get("error")
+    visit.span.end(str(error) if error else "" if visit.complete else "cancelled")
 
 
 def _known(kind: str) -> str:

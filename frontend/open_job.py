@@ -15,6 +15,7 @@ from shared.measuring import Distribution
 from shared.sansio.job import Ownership, State
 from shared.schema.caller import MASTER, Priority
 from shared.schema.job import Accepted, FrameKind, OrderKind, Outcome
+from shared.tracing import NO_SPAN, Span
 
 _accepted = msgspec.msgpack.Decoder(Accepted)
 _outcome = msgspec.msgpack.Decoder(Outcome)
@@ -53,6 +54,7 @@ class Submission:
     budget_seconds: float
     credential: str | None = None
     caller: str = MASTER
+    trace: Span = NO_SPAN
     fair_to: str = ""
     priority: Priority = "normal"
     patience_seconds: float = 30.0
@@ -77,6 +79,7 @@ class OpenJob:
         self.had_turn = False
         self.admitted = False
         self.noted = False
+        self.queue_span: Span = NO_SPAN
         self.unanswered_since: float | None = None
         self.started_at: float | None = None
         self.looked_at = self.opened_at
@@ -170,6 +173,7 @@ class OpenJob:
                 self._chunks.append(payload)
             elif kind == FrameKind.STARTED:
                 self.started_at = trio.current_time()
+                self.queue_span.end()
                 self.admit()
             elif kind == FrameKind.ACCEPTED:
                 self.accepted_at = trio.current_time()

@@ -13,6 +13,7 @@ from frontend.server import ServerSettings
 from frontend.statistics import Statistics
 from shared.measuring import Measures
 from shared.settings import FrontendSettings
+from shared.tracing import Tracer
 
 
 @dataclass(frozen=True)
@@ -30,4 +31,5 @@ class Services:
     live: Live
     measures: Measures
     observer: Observer
+    tracer: Tracer
     version: str

@@ -21,6 +21,7 @@ from shared.redis.subscription import Subscription
 from shared.sealing import Seal
 from shared.settings import EXIT_SETTINGS, SettingsError, WorkerSettings, load_worker
 from shared.telemetry import set_up_logs
+from shared.tracing import Tracer, TracingUnavailable, open_tracer
 from shared.version import VERSION
 from workers.attempt import Limits, Transports
 from workers.discovery import Discovery
@@ -59,10 +60,17 @@ def main() -> int:
         print(error, file=sys.stderr)
         return EXIT_SETTINGS
     set_up_logs(settings.log_level, settings.log_format)
-    return run(lambda: _run(settings))
+    try:
+        tracer = open_tracer(settings.otel, f"worker-{settings.provider.name}", VERSION)
+    except TracingUnavailable as error:
+        print(error, file=sys.stderr)
+        return EXIT_SETTINGS
+    status = run(lambda: _run(settings, tracer))
+    tracer.close()
+    return status
 
 
-async def _run(settings: WorkerSettings) -> None:
+async def _run(settings: WorkerSettings, tracer: Tracer) -> None:
     provider = build(settings)
     address = Address.parse(settings.redis_url.reveal())
     neighbours = Neighbours("w")
@@ -95,7 +103,7 @@ async def _run(settings: WorkerSettings) -> None:
         roads = Roads(link, blocking, subscription, neighbours)
         worker = Worker(
             provider, roads, seal, Transports(transport, sessions), limits,
-            observer=Observer(measures, provider.name, neighbours.id),
+            observer=Observer(measures, provider.name, neighbours.id, tracer),
             concurrency=settings.concurrency, version=VERSION,
         )  # fmt: skip
         measure(measures, worker, provider.name, roads, transport, limits.calls_per_credential)

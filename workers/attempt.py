@@ -25,7 +25,7 @@ from workers.answer import ANSWER_BYTES, Answer
 from workers.asking import ask
 from workers.credentials import Credentials, callers_own
 from workers.exchange import TransportError
-from workers.observe import Observer, Story
+from workers.observe import Observer
 from workers.orphans import settle_orphan
 from workers.outbox import Outbox, Retained
 from workers.provider import Call, Credential, Decoder, Exchange, HttpStream, Provider, ScriptedStream, SocketIOStream
@@ -96,7 +96,7 @@ class Attempt:
         self._told = False
         self._prompt_bytes = 0
         self._shown: Answer | None = None
-        self._story = Story(job)
+        self._story = means.observer.begin(job)
         self._last_sign = self._story.began
 
     async def run(self) -> None:

@@ -14,6 +14,7 @@ from shared.errors import KINDS, Failure, GatewayError
 from shared.measuring import Measures
 from shared.metrics import OTHER
 from shared.schema.job import Job, Outcome
+from shared.tracing import NO_SPAN, NO_TRACER, Span, Tracer
 
 _log = logging.getLogger("workers.attempt")
 
@@ -27,6 +28,7 @@ class Story:
     """What becomes of one attempt. Times are `trio.current_time()`; `outcome` is None unless it is done."""
 
     job: Job
+    span: Span = NO_SPAN
     began: float = field(default_factory=trio.current_time)
     first_delta_at: float | None = None
     outcome: Outcome | None = None
@@ -72,8 +74,9 @@ class Story:
 class Observer:
     """The eyes of one worker."""
 
-    def __init__(self, measures: Measures, provider: str, worker_id: str) -> None:
+    def __init__(self, measures: Measures, provider: str, worker_id: str, tracer: Tracer = NO_TRACER) -> None:
         self.provider = provider
+        self._tracer = tracer
         self._worker_id = worker_id
         self.open_calls = 0
         self.gaps = measures.histogram("sluice_upstream_token_gap_seconds").of(provider)
@@ -83,6 +86,9 @@ class Observer:
         self._first_tokens = measures.histogram("sluice_upstream_first_token_seconds").of(provider)
         self._attempts = measures.counter("sluice_attempts_ended_total")
         measures.read("sluice_upstream_calls_open", lambda: {(provider,): self.open_calls})
+
+    def begin(self, job: Job) -> Story:
+        return Story(job, self._tracer.begin("attempt", "consumer", job.traceparent))
 
     def call(self, story: Story) -> "UpstreamCall":
         """A call to the upstream, from before it is made to its end."""
@@ -95,6 +101,18 @@ class Observer:
         if story.first_delta_at is not None and story.calls:
             self._first_tokens.observe(story.first_delta_at - story.called_at)
         _log.info("attempt ended", extra=story.log_fields() | {"worker": self._worker_id})
+        if story.span is not NO_SPAN:
+            story.span.note(
+                {
+                    "sluice.request_id": story.job.request_id,
+                    "sluice.attempt": story.job.attempt,
+                    "sluice.worker": self._worker_id,
+                    "sluice.credential": story.credential or None,
+                    "gen_ai.provider.name": self.provider,
+                    "gen_ai.request.model": story.job.model,
+                }
+            )
+            story.span.end("cancelled" if story.end == "cancelled" else error)
 
     def attempt_began(self, job: Job) -> None:
         _log.debug(
@@ -105,12 +123,13 @@ class Observer:
 class UpstreamCall:
     """One call as a context manager: counted when it is opened and when it ends, whichever way."""
 
-    __slots__ = ("_observer", "_status", "_story")
+    __slots__ = ("_observer", "_span", "_status", "_story")
 
     def __init__(self, observer: Observer, story: Story) -> None:
         self._observer = observer
         self._story = story
         self._status: int | None = None
+        self._span = NO_SPAN
 
     def answered(self, status: int, headers: Mapping[str, str]) -> None:
         """The head of the answer has come."""
@@ -125,6 +144,8 @@ class UpstreamCall:
         self._observer.open_calls += 1
         self._story.calls += 1
         self._story.called_at = trio.current_time()
+        job = self._story.job
+        self._span = self._story.span.begin(f"{job.endpoint} {job.model}", "client")
         return self
 
     def __exit__(
@@ -141,6 +162,25 @@ class UpstreamCall:
         else:
             outcome = "broken" if status in (None, 200) else "refused"
         observer.calls_ended.add(observer.provider, outcome, "" if status is None else str(status))
+        if self._span is not NO_SPAN:
+            self._trace(outcome, status, error)
+
+    def _trace(self, outcome: str, status: int | None, error: BaseException | None) -> None:
+        story = self._story
+        usage = story.outcome
+        self._span.note(
+            {
+                "gen_ai.operation.name": story.job.endpoint,
+                "gen_ai.provider.name": story.job.provider,
+                "gen_ai.request.model": story.job.model,
+                "gen_ai.usage.input_tokens": usage.prompt_tokens if usage else None,
+                "gen_ai.usage.output_tokens": usage.completion_tokens if usage else None,
+                "http.response.status_code": status,
+                "sluice.upstream_request_id": story.upstream_request_id,
+            }
+        )
+        kind = error.failure.kind if isinstance(error, GatewayError) else outcome
+        self._span.end("" if outcome == "complete" else kind)
 
 
 def _milliseconds(began: float, ended: float) -> float:

@@ -66,6 +66,7 @@ def _submission(
         request_id=visit().request_id,
         budget_seconds=services.settings.total_seconds or route.total_seconds,
         credential=caller.presented or None if route.caller_credentials else None,
+        trace=visit().span,
     )
 
 

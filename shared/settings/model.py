@@ -91,6 +91,15 @@ class SharedSettings:
     )
 
 
+    otel: bool = setting(
+        "SLUICE_OTEL",
+        SWITCH,
+        "Send traces by OpenTelemetry (OTLP over HTTP). Where to, and how many, is said by its own variables in the environment,"
+        " such as OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra: `pip install 'sluice[otel]'`.",
+        default="off",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class FrontendSettings(SharedSettings):
     """What a frontend reads: who may call, and how it treats them.
