@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from cli import credentials
+from cli import credentials, keys
 
 # What a command needs is imported when it runs: `sluice --help` answers at once.
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 
 app.add_typer(credentials.app, name="credentials")
+app.add_typer(keys.app, name="keys")
 
 Url = Annotated[
     str | None, typer.Option(help="Gateway to talk to. Default: the one that this directory's settings make.")
@@ -175,21 +176,34 @@ def models(url: Url = None, key: Key = None) -> None:
 
 
 @app.command()
-def keys() -> None:
-    """Show the API key of the gateway in this directory; the first time, make one.
+def usage(  # noqa: PLR0913, PLR0917 - each option is a parameter
+    first: Annotated[str | None, typer.Option("--from", help="First day (UTC). Default: the last 30 days.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last day. Default: today.")] = None,
+    by: Annotated[list[str] | None, typer.Option(metavar="key|model|provider|day", help="Rows; several.")] = None,
+    caller: Annotated[
+        str | None, typer.Option(help="Only of this key: its id, `master`, `anybody` or `foreign`.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Only of this provider.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for a spreadsheet.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Show what callers have used: requests and tokens, by key unless `--by` says otherwise.
 
     Only the key goes to standard output, so it can be used in a command.
 
-    Example:
+        sluice usage
 
-        curl -H "Authorization: Bearer $(sluice keys)" http://127.0.0.1:8088/v1/models
+        sluice usage --from 2030-01-01 --to 2030-01-31 --by key --by model
+
+        sluice usage --by day --csv > usage.csv
     """
-    from shared.settings import load_up
+    from cli.usage import Report
 
-    found = load_up(_environment()).frontend
-    print(found.api_key_origin, file=sys.stderr)
-    for one in found.api_keys:
-        print(one.reveal())
+    asked = {"from": first, "to": last, "key": caller, "model": model, "provider": provider}
+    Report(url, key, {name: text for name, text in asked.items() if text}, by or ["key"]).show(as_csv, as_json)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

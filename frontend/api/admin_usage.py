@@ -3,8 +3,6 @@
 Days are days of UTC. Numbers of the current day move; a request counts when it has ended.
 """
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -19,6 +17,7 @@ from frontend.services import Services
 from shared.errors import GatewayError, fail
 from shared.redis.usage import COUNTS, MOST_DAYS, UsageRow, read_usage
 from shared.schema.caller import ANYBODY, FOREIGN, MASTER
+from shared.spreadsheet import table
 
 USUAL_DAYS: Final = 30
 COLUMNS: Final = ("day", "key", "name", "provider", "model", *COUNTS, "total_tokens")
@@ -26,7 +25,6 @@ NAMES: Final = {MASTER: "master key", ANYBODY: "anybody", FOREIGN: "callers with
 """Of those who are counted without a record."""
 
 _UNIX: Final = re.compile(r"[0-9]{1,11}")
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -116,15 +114,6 @@ def _shown(row: UsageRow, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _table(report: Iterable[Mapping[str, Any]], file_name: str) -> Response:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)  # lines end with CR LF, as RFC 4180 has it
-    writer.writerow(COLUMNS)
-    for row in report:
-        writer.writerow([_inert(row[column]) for column in COLUMNS])
+    text = table(COLUMNS, [[row[column] for column in COLUMNS] for row in report])
     headers = {"cache-control": "no-store", "content-disposition": f'attachment; filename="{file_name}"'}
-    return Response(text.getvalue(), content_type="text/csv; charset=utf-8", headers=headers)
-
-
-def _inert(value: object) -> object:
-    """Names come from people, models even from callers: a spreadsheet would run what begins like a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return Response(text, content_type="text/csv; charset=utf-8", headers=headers)

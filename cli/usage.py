@@ -1,0 +1,75 @@
+"""`sluice usage`: what callers have used, as the gateway counts it, in the rows that a person asks for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli.administration import ask
+from shared.spreadsheet import table
+
+COUNTS: Final = ("requests", "done", "failed", "cancelled", "prompt_tokens", "completion_tokens", "total_tokens")
+"""Columns of numbers; `failed` also counts what nobody lived to tell the end of."""
+ROWS: Final = {"key": ("key", "name"), "model": ("model",), "provider": ("provider",), "day": ("day",)}
+"""What `--by` may say, and the columns that it means."""
+
+
+class UsageTrouble(RuntimeError):
+    """What was asked for cannot be meant; the text says what can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`asked`: parameters of `/admin/usage`. `by`: what each row is for."""
+
+    url: str | None
+    key: str | None
+    asked: Mapping[str, str]
+    by: Sequence[str]
+
+    def show(self, as_csv: bool, as_json: bool) -> None:
+        """Print it. Raises `GatewayTrouble`, `UsageTrouble`."""
+        unknown = [name for name in self.by if name not in ROWS]
+        if unknown:
+            raise UsageTrouble(f"--by {unknown[0]}: expected one of {', '.join(ROWS)}.")
+        report = ask(self.url, self.key, "GET", "/admin/usage", **self.asked)
+        names = list(dict.fromkeys(name for one in self.by for name in ROWS[one]))
+        rows = grouped(report["data"], names)
+        if as_json:
+            print(json.dumps({"from": report["from"], "to": report["to"], "data": rows}, indent=2, ensure_ascii=False))
+        elif as_csv:
+            columns = [*names, *COUNTS]
+            print(table(columns, [[row[column] for column in columns] for row in rows]), end="")
+        else:
+            Console().print(_shown(report, rows, names))
+
+
+def grouped(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The sums of all rows that have these names in common, those of days in their order, else the largest first."""
+    sums: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in rows:
+        same = tuple(row[name] for name in names)
+        total = sums.setdefault(same, dict(zip(names, same, strict=True)) | dict.fromkeys(COUNTS, 0))
+        for count in COUNTS:
+            total[count] += row[count] + (row["unsettled"] if count == "failed" else 0)
+    return sorted(sums.values(), key=lambda row: (row.get("day", ""), -row["total_tokens"], -row["requests"]))
+
+
+def _shown(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
+    shown = Table(title=f"Usage from {report['from']} to {report['to']} (UTC)", title_justify="left", show_footer=True)
+    for name in names:
+        shown.add_column(name.capitalize(), footer="" if name != names[0] else "all", no_wrap=name in ("key", "day"))
+    for count in COUNTS:
+        total = sum(row[count] for row in rows)
+        shown.add_column(count.replace("_", " ").capitalize(), footer=_number(total), justify="right")
+    for row in rows:
+        shown.add_row(*(Text(row[name]) for name in names), *(_number(row[count]) for count in COUNTS))
+    return shown
+
+
+def _number(count: int) -> str:
+    return f"{count:,}".replace(",", " ")
