@@ -13,7 +13,7 @@ PYTHON ?= $(shell for one in python3.11 python3.12 python3 python3.13; do \
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all faults check format bench docs lock clean
+.PHONY: help run test test-all faults soak check format bench docs lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -29,6 +29,9 @@ test-all: $(VENV)/.dev  ## run the tests, also those marked slow
 
 faults: $(VENV)/.dev  ## break everything on purpose and show what callers notice (docs/reliability.md; a few minutes)
 	@$(BIN)/python -m pytest tests/faults --slow $(ARGS)
+
+soak: $(VENV)/.dev  ## two minutes of streams while things break at random, every text compared; ARGS='--seconds 600'
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 check: $(VENV)/.dev  ## everything that must be green: format, lint, types, tests
 	$(BIN)/ruff format --check .

@@ -85,9 +85,11 @@ async def stream(house: House, words: str, *, sdk: openai.AsyncOpenAI | None = N
     return told
 
 
-async def whole(house: House, words: str, *, sdk: openai.AsyncOpenAI | None = None, **fields: Any) -> Told:
+async def whole(
+    house: House, words: str, *, sdk: openai.AsyncOpenAI | None = None, told: Told | None = None, **fields: Any
+) -> Told:
     """Ask for an answer in one piece."""
-    told = Told()
+    told = told if told is not None else Told()
     began = time.monotonic()
     try:
         answer = await (sdk or house.sdk).chat.completions.create(
