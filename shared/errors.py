@@ -55,13 +55,13 @@ KINDS: dict[str, Kind] = {
         Kind("unprocessable", 422, _INVALID, None, "The request is well-formed but makes no sense."),
         # Limits.
         Kind("rate_limit", 429, "requests", "rate_limit_exceeded", "Too many requests or tokens.", credential="cool_down"),
-        Kind("insufficient_quota", 429, "insufficient_quota", "insufficient_quota", "The caller's quota is used up.",
         Kind("request_over_limit", 429, "tokens", "rate_limit_exceeded", "The request alone exceeds the limit of tokens.",
              sdk_retry=False),
         Kind("concurrency_limit", 429, "requests", "concurrency_limit_exceeded", "Too many requests at once."),
         Kind("outdated_key", 503, _SERVER, "key_changed", "The caller's key was changed at this very moment.",
              sdk_retry=True),
              sdk_retry=False),
+        Kind("insufficient_quota", 429, "insufficient_quota", "insufficient_quota", "The caller's quota is used up.",
         Kind("queue_full", 503, _SERVER, "server_is_overloaded", "Too many jobs wait for this provider."),
         Kind("queue_timeout", 503, _SERVER, "queue_timeout", "No worker took the job in time."),
         # The gateway's own parts.
