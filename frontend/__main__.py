@@ -22,6 +22,7 @@ from frontend.own_voice import OwnVoice
 from frontend.server import ServerSettings, serve
 from frontend.services import Services
 from frontend.statistics import Statistics
+from frontend.usage_today import UsageToday
 from frontend.watch import Patience, Watch
 from shared.errors import Failure
 from shared.exposition import Exposition
@@ -99,8 +100,6 @@ async def _run(settings: FrontendSettings, tracer: Tracer) -> None:
         jobs, catalog, voice, neighbours, Patience(settings.queue_seconds, settings.keepalive_comment_seconds)
     )
     statistics = Statistics()
-    lookout = Lookout(link, catalog, frontend_id, VERSION)
-    live = Live(lookout.read)
     measures = Measures("frontend", VERSION)
     measure_redis(measures, link, subscription)
     observer = Observer(measures, catalog, jobs)
@@ -129,6 +128,8 @@ async def _run(settings: FrontendSettings, tracer: Tracer) -> None:
 
     pepper = hashlib.sha256(b"sluice fingerprints" + ring[0].encode()).digest()
     callers = CallerStore(link, seal)
+    lookout = Lookout(link, catalog, UsageToday(link, callers), frontend_id, VERSION)
+    live = Live(lookout.read)
     known_keys = KnownKeys(callers)
     admission = Admission(
         [key.reveal() for key in settings.api_keys], pepper,

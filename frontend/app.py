@@ -17,6 +17,7 @@ from frontend.api import (
     health,
     metrics,
     models,
+    pages,
     reference,
 )
 from frontend.api.bodies import visit
@@ -47,7 +48,7 @@ def create_app(services: Services) -> App:
     prepare(app, services.server, max_body_bytes=services.settings.body_limit_bytes)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     administration = ADMINISTRATION if services.settings.admin else ()
-    for module in (chat, completions, embeddings, models, health, reference, metrics, *administration):
+    for module in (chat, completions, embeddings, models, health, reference, metrics, pages, *administration):
         app.register_blueprint(module.blueprint(services))
     app.before_request(_name_endpoint)
     app.register_error_handler(GatewayError, _gateway_error)

@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from frontend.catalog import Catalog
+from frontend.usage_today import UsageShown, UsageToday
 from shared.redis import keys
 from shared.redis.credentials.standings import look
 from shared.redis.link import Link
@@ -119,7 +120,8 @@ class ProviderShown(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """Everything at one moment. `time`: Unix time. `told_by`: the frontend that answers."""
+    """Everything at one moment. `time`: Unix time. `told_by`: the frontend that answers. `usage`: since midnight (UTC), the
+    busiest of `usage_total` rows."""
 
     time: float
     told_by: str
@@ -128,13 +130,16 @@ class Overview(msgspec.Struct, frozen=True):
     waiting: int
     providers: list[ProviderShown]
     frontends: list[FrontendShown]
+    usage: list[UsageShown]
+    usage_total: int
 
 
 class Lookout:
-    """Reads overviews. It remembers which providers there were, so that one without workers does not vanish from sight."""
+    """Reads overviews. A provider that has lost its last worker stays in sight."""
 
-    def __init__(self, link: Link, catalog: Catalog, frontend_id: str, version: str) -> None:
+    def __init__(self, link: Link, catalog: Catalog, usage: UsageToday, frontend_id: str, version: str) -> None:
         self._link = link
+        self._usage = usage
         self._catalog = catalog
         self._id = frontend_id
         self._version = version
@@ -148,7 +153,8 @@ class Lookout:
             for provider, flow in frontend.flows.items():
                 flows.setdefault(provider, []).append(flow)
         names = sorted({worker.provider for worker in workers} | flows.keys() - {""} | self._catalog.known_providers)
-        depths: list[int] = await self._link.many([(b"XLEN", keys.jobs(name)) for name in names])
+        depths = await self._depths(names)
+        usage, usage_total = await self._usage.read()
         providers = [
             ProviderShown(
                 name=name,
@@ -171,7 +177,18 @@ class Lookout:
                 FrontendShown(one.id, one.address, one.streams, one.version, one.started, one.draining)
                 for one in sorted(frontends, key=lambda one: (one.started, one.id))
             ],
+            usage=usage,
+            usage_total=usage_total,
         )
+
+    async def _depths(self, providers: Sequence[str]) -> list[int]:
+        """Jobs that wait, by provider: those that are next, and both lines of the waiting room."""
+        questions: list[tuple[bytes, bytes]] = []
+        for provider in providers:
+            counter, normal, low, *_ = keys.queue(provider)
+            questions += (b"XLEN", counter), (b"ZCARD", normal), (b"ZCARD", low)
+        lengths = await self._link.many(questions)
+        return [sum(lengths[place : place + 3]) for place in range(0, len(lengths), 3)]
 
 
 def _workers(workers: Iterable[WorkerAdvertisement]) -> list[WorkerShown]:

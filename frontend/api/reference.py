@@ -1,13 +1,20 @@
 """`GET /openapi.json`: the endpoints of this gateway as an OpenAPI 3.1 document, made from the types that check requests."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 from quart import Blueprint, Response
 
-from frontend.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from frontend.api.meanings import MEANINGS
+from frontend.api.operations import OPERATIONS, Operation
+from frontend.api.samples import samples
 from frontend.services import Services
 from shared.errors import KINDS
+
+_TO_MODELS: Final = "post"
+_ADMINISTRATIVE: Final = ("400", "401", "403", "404", "503")
+_READING: Final = ("401", "404", "503")
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -23,43 +30,90 @@ def blueprint(services: Services) -> Blueprint:
 
 def openapi(version: str) -> dict[str, Any]:
     """The document. Every error status of the table in `shared.errors` appears with the codes that it can have."""
-    (chat, completion, embedding), components = msgspec.json.schema_components(
-        [ChatRequest, CompletionRequest, EmbeddingRequest], ref_template="#/components/schemas/{name}"
-    )
+    types = {kind for operation in OPERATIONS for kind in (operation.asks, operation.shape) if kind is not None}
+    ordered = sorted(types, key=lambda kind: kind.__name__)
+    references, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    for kind in ordered:
+        if any(operation.asks is kind for operation in OPERATIONS):
+            _explain(components[kind.__name__])
     components["Error"] = _ERROR
+    schemas = dict(zip(ordered, references, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Sluice", "version": version, "description": "OpenAI-compatible gateway."},
         "security": [{"key": []}],
-        "paths": {
-            "/v1/chat/completions": _post(
-                chat,
-                "Answer a chat, whole or as a stream of chunks.",
-                "A `chat.completion`, or with `stream` an event stream of `chat.completion.chunk`.",
-                "text/event-stream",
-            ),
-            "/v1/completions": _post(
-                completion,
-                "Continue a text, whole or as a stream of chunks.",
-                "A `text_completion`, or with `stream` an event stream of these.",
-                "text/event-stream",
-            ),
-            "/v1/embeddings": _post(embedding, "Make vectors of texts.", "A list of `embedding`."),
-            "/v1/models": {"get": _get("The models that live workers serve.")},
-            "/v1/models/{id}": {
-                "get": _get("One model; the id may contain `/` and `:`.")
-                | {"parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]}
-            },
-            "/": {"get": _open("What this is.")},
-            "/health": {"get": _open("State of the gateway, for people.")},
-            "/health/live": {"get": _open("Whether the process runs.")},
-            "/health/ready": {"get": _open("200 when requests can be served, 503 with the reasons otherwise.")},
-            "/openapi.json": {"get": _open("This document.")},
-        },
+        "tags": [{"name": name} for name in dict.fromkeys(operation.group for operation in OPERATIONS)],
+        "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "Any key of this gateway."},
+                "master": {"type": "http", "scheme": "bearer", "description": "A key of SLUICE_API_KEY."},
+            },
         },
+    }
+
+
+def _explain(schema: dict[str, Any]) -> None:
+    for name, field in schema["properties"].items():
+        field["description"] = MEANINGS.get(name, "")
+
+
+def _operation(operation: Operation, schemas: dict[type[msgspec.Struct], dict[str, Any]]) -> dict[str, Any]:
+    contents: dict[str, Any] = {kind: {} for kind in operation.types}
+    if operation.shape is not None:
+        contents["application/json"] = {"schema": schemas[operation.shape]}
+    elif operation.example_answer is not None:
+        contents[operation.types[-1]] = {"example": operation.example_answer}
+    described: dict[str, Any] = {
+        "tags": [operation.group],
+        "summary": operation.summary,
+        "responses": {"200": {"description": operation.answers, "content": contents}} | _errors(statuses(operation)),
+        "x-codeSamples": [{"lang": language, "source": text} for language, text in samples(operation).items()],
+    }
+    if operation.detail:
+        described["description"] = operation.detail
+    if operation.access != "key":
+        described["security"] = [{"master": []}] if operation.access == "master" else []
+    if operation.parameters:
+        described["parameters"] = [
+            {
+                "name": one.name, "in": one.where, "required": one.where == "path", "description": one.meaning,
+                "schema": {"type": "string"}, "example": one.example,
+            }
+            for one in operation.parameters
+        ]  # fmt: skip
+    if operation.asks is not None:
+        content = {"schema": schemas[operation.asks], "example": operation.example}
+        described["requestBody"] = {
+            "required": not operation.body_optional,
+            "content": {"application/json": content},
+        }
+    return described
+
+
+def statuses(operation: Operation) -> Sequence[str]:
+    """The error statuses that an operation can answer with."""
+    if operation.access == "open":
+        return ("503",) if operation.path == "/health/ready" else ()
+    if operation.access == "master":
+        return _ADMINISTRATIVE
+    return sorted({str(kind.status) for kind in KINDS.values()}) if operation.method == _TO_MODELS else _READING
+
+
+def _errors(wanted: Sequence[str]) -> dict[str, Any]:
+    codes: dict[str, set[str]] = {}
+    for kind in KINDS.values():
+        codes.setdefault(str(kind.status), set()).add(kind.code or kind.name)
+    return {
+        status: {
+            "description": ", ".join(sorted(codes[status])),
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+        }
+        for status in wanted
     }
 
 
@@ -79,39 +133,3 @@ _ERROR: dict[str, Any] = {
         }
     },
 }
-
-
-def _errors() -> dict[str, Any]:
-    statuses: dict[int, set[str]] = {}
-    for kind in KINDS.values():
-        statuses.setdefault(kind.status, set()).add(kind.code or kind.name)
-    return {
-        str(status): {
-            "description": ", ".join(sorted(codes)),
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-        }
-        for status, codes in sorted(statuses.items())
-    }
-
-
-def _post(schema: dict[str, Any], summary: str, answer: str, *further_types: str) -> dict[str, Any]:
-    answered = {"description": answer, "content": {kind: {} for kind in ("application/json", *further_types)}}
-    return {
-        "post": {
-            "summary": summary,
-            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-            "responses": {"200": answered} | _errors(),
-        }
-    }
-
-
-def _get(summary: str) -> dict[str, Any]:
-    errors = {status: answer for status, answer in _errors().items() if status in ("401", "404", "503")}
-    return {
-        "summary": summary,
-        "responses": {"200": {"description": "OK", "content": {"application/json": {}}}} | errors,
-    }
-
-
-def _open(summary: str) -> dict[str, Any]:
-    return {"summary": summary, "security": [], "responses": {"200": {"description": "OK"}}}
