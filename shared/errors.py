@@ -60,9 +60,10 @@ KINDS: dict[str, Kind] = {
         Kind("concurrency_limit", 429, "requests", "concurrency_limit_exceeded", "Too many requests at once."),
         Kind("outdated_key", 503, _SERVER, "key_changed", "The caller's key was changed at this very moment.",
              sdk_retry=True),
-             sdk_retry=False),
         Kind("insufficient_quota", 429, "insufficient_quota", "insufficient_quota", "The caller's quota is used up.",
-        Kind("queue_full", 503, _SERVER, "server_is_overloaded", "Too many jobs wait for this provider."),
+             sdk_retry=False),
+        Kind("queue_full", 503, _BUSY, "server_is_overloaded", "Too many jobs wait for this provider."),
+        Kind("circuit_open", 503, _BUSY, "server_is_overloaded", "It failed too often and is left alone for a while."),
         Kind("queue_timeout", 503, _SERVER, "queue_timeout", "No worker took the job in time."),
         # The gateway's own parts.
         Kind("provider_unavailable", 503, _SERVER, "provider_unavailable", "No worker of the provider is alive."),
@@ -126,6 +127,8 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
         if self.retry_after_seconds is not None:
             # openai-python gives up when told to wait more than two minutes, older ones ignore more than one.
             headers["retry-after"] = str(math.ceil(min(60.0, max(1.0, self.retry_after_seconds))))
+            if self.row.status == 429:
+                headers["retry-after-ms"] = str(math.ceil(1000 * min(60.0, max(0.001, self.retry_after_seconds))))
         elif self.row.status == 503 and self.row.sdk_retry is not False:
             headers["retry-after"] = "5"
         if starts > 1 and self.row.status >= 500:
@@ -140,8 +143,6 @@ class GatewayError(Exception):
 
     def __init__(self, failure: Failure, *, starts: int = 1) -> None:
         super().__init__(f"{failure.kind}: {failure.message}")
-            if self.row.status == 429:
-                headers["retry-after-ms"] = str(math.ceil(1000 * min(60.0, max(0.001, self.retry_after_seconds))))
         self.failure = failure
         self.starts = starts
 
