@@ -87,6 +87,7 @@ async def _run(settings: FrontendSettings, tracer: Tracer) -> None:
         aliases=settings.model_aliases,
         default_model=settings.default_model or None,
         started=int(started),
+        routes=settings.routes,
     )
     voice = OwnVoice(link, frontend_id, jobs.liveness)
     subscription = Subscription(

@@ -1,18 +1,22 @@
 """Which models exist now, and who serves them: read once a second from what live workers advertise.
 
-A name is resolved in this order: an alias from the settings; a model that a worker offers; one that its upstream lists (read
-every few seconds, where a worker has asked for it); `provider/model`, where the provider may take names that it does not list.
+A name is resolved in this order: an alias from the settings; a name whose routes are in the settings; a model that workers
+offer, or that their upstreams list (read every few seconds, where a worker has asked for it), each provider that has it being
+a route; `provider/model`, where the provider may take names that it does not list.
 A model that was served a moment ago and has no worker now is unavailable (503), not unknown (404).
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
 import trio
 
+from frontend.routing import in_order
 from shared.errors import fail
 from shared.redis import keys
 from shared.redis.failures import LinkDown, RedisError
@@ -20,6 +24,7 @@ from shared.redis.link import Link
 from shared.redis.presence import alive
 from shared.schema.advertisement import MOST_MODELS, Model, WorkerAdvertisement
 from shared.schema.job import PROTOCOL
+from shared.settings.routes import Tiers
 
 _log = logging.getLogger(__name__)
 _advertisement = msgspec.json.Decoder(WorkerAdvertisement)
@@ -48,8 +53,17 @@ class Catalog:
     """The models of all live workers whose protocol and secret key are ours."""
 
     def __init__(
-        self, link: Link, ring: Sequence[str], *, aliases: Mapping[str, str], default_model: str | None, started: int
+        self,
+        link: Link,
+        ring: Sequence[str],
+        *,
+        aliases: Mapping[str, str],
+        default_model: str | None,
+        started: int,
+        routes: Mapping[str, Tiers] = MappingProxyType({}),
+        chance: random.Random | None = None,
     ) -> None:
+        """`routes`: from the settings. `chance`: for routes that are drawn by lot."""
         self._link = link
         self._ring = list(ring)
         self._aliases = dict(aliases)
@@ -58,6 +72,9 @@ class Catalog:
         self._workers: list[WorkerAdvertisement] = []
         self._providers: dict[str, WorkerAdvertisement] = {}
         self._models: dict[str, tuple[Model, str]] = {}
+        self._planned = routes
+        self._chance = chance or random.Random()
+        self._servers: dict[str, list[str]] = {}
         self._listed: set[tuple[str, str]] = set()
         self._known_providers: set[str] = set()
         self._lists: dict[str, list[Model]] = {}
@@ -137,7 +154,7 @@ class Catalog:
     def update(self, advertisements: list[WorkerAdvertisement]) -> None:
         """Take these workers for all that live."""
         self._workers = [worker for worker in advertisements if self._speaks_with_us(worker)]
-        self._providers, self._models, self._listed = {}, {}, set()
+        self._providers, self._models, self._listed, self._servers = {}, {}, set(), {}
         for worker in sorted(self._workers, key=lambda worker: (worker.draining, worker.provider, worker.started)):
             if worker.draining and worker.provider in self._providers:
                 continue
@@ -153,7 +170,9 @@ class Catalog:
 
     def _offer(self, models: list[Model], provider: str) -> None:
         for model in models:
-            self._listed.add((provider, model.id))
+            if (provider, model.id) not in self._listed:
+                self._listed.add((provider, model.id))
+                self._servers.setdefault(model.id, []).append(provider)
             self._models.setdefault(model.id, (model, provider))
             if len(self._remembered) < REMEMBERED_MODELS:
                 self._remembered.add(model.id)
@@ -174,10 +193,11 @@ class Catalog:
     def models(self) -> list[Model]:
         """What `/v1/models` lists: the served models, and the aliases that lead to one."""
         served = [self._complete(model, provider) for model, provider in self._models.values()]
-        for alias, target in self._aliases.items():
-            route = self._find(target, alias)
-            if route is not None and alias not in self._models:
-                served.append(Model(alias, self._started, route.provider))
+        names = dict.fromkeys(self._planned, "") | self._aliases
+        for name, target in names.items():
+            route = next(self._routes(target or name, name), None)
+            if route is not None and name not in self._models:
+                served.append(Model(name, self._started, route.provider))
         return sorted(served, key=lambda model: model.id)
 
     def model(self, name: str) -> Model:
@@ -191,7 +211,16 @@ class Catalog:
         return Model(model.id, model.created or self._started, model.owned_by or provider, model.context_tokens)
 
     def resolve(self, asked: str | None) -> Route:
-        """Raises `GatewayError`: `model_not_found`, `provider_unavailable`, `invalid_request` when no model is named."""
+        """The first of the routes for this name. Raises as `routes`."""
+        return self.routes(asked)[0]
+
+    def routes(self, asked: str | None, allow: Callable[[Route], bool] = lambda route: True) -> list[Route]:
+        """Where a request for this model may go, in the order in which it is to be tried; at least one.
+
+        `allow`: what this caller may use.
+
+        Raises `GatewayError`: `model_not_found`, `provider_unavailable`, `invalid_request` when no model is named.
+        """
         name = asked or self._default_model
         if not name:
             raise fail(
@@ -200,10 +229,12 @@ class Catalog:
                 param="model",
                 code="missing_required_parameter",
             )
-        route = self._find(self._aliases.get(name, name), asked or name)
-        if route is not None:
-            return route
-        if self._was_served(self._aliases.get(name, name)):
+        target = self._aliases.get(name, name)
+        found = list(self._routes(target, asked or name))
+        allowed = [route for route in found if allow(route)]
+        if allowed:
+            return allowed
+        if not found and self._was_served(target):
             raise fail("provider_unavailable", "No worker that serves this model is running right now.")
         shown = name if len(name) <= 128 else name[:128] + "…"
         raise fail(
@@ -216,17 +247,22 @@ class Catalog:
         """Whether a worker served this name at some time, and none does now."""
         provider, separator, _ = name.partition("/")
         gone = separator and provider in self._known_providers and provider not in self._providers
-        return bool(gone) or name in self._remembered
+        return bool(gone) or name in self._remembered or name in self._planned
 
-    def _find(self, name: str, asked: str) -> Route | None:
-        if name in self._models:
-            return self._route(self._models[name][1], name, asked)
-        provider, _, model = name.partition("/")
+    def _routes(self, name: str, asked: str) -> Iterator[Route]:
+        if name in self._planned:
+            plans = in_order(self._planned[name], lambda plan: self._serves(plan.provider, plan.model), self._chance)
+            yield from (self._route(plan.provider, plan.model, asked) for plan in plans)
+        elif name in self._servers:
+            yield from (self._route(provider, name, asked) for provider in self._servers[name])
+        else:
+            provider, _, model = name.partition("/")
+            if model and self._serves(provider, model):
+                yield self._route(provider, model, asked)
+
+    def _serves(self, provider: str, model: str) -> bool:
         worker = self._providers.get(provider)
-        if worker is None or not model:
-            return None
-        known = worker.accepts_any_model or (provider, model) in self._listed
-        return self._route(provider, model, asked) if known else None
+        return worker is not None and (worker.accepts_any_model or (provider, model) in self._listed)
 
     def _route(self, provider: str, model: str, asked: str) -> Route:
         worker = self._providers[provider]

@@ -28,15 +28,17 @@ VISIT: Final = "sluice.visit"
 TRACED: Final = "/v1/"
 EXPOSED: Final = (
     b"x-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, x-sluice-provider,"
-    b" x-sluice-attempts, x-sluice-dropped-parameters"
+    b" x-sluice-attempts, x-sluice-queue-ms, x-sluice-dropped-parameters, x-ratelimit-limit-requests, x-ratelimit-limit-tokens,"
+    b" x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, x-ratelimit-reset-requests,"
+    b" x-ratelimit-reset-tokens"
 )
 PREFLIGHT_SECONDS: Final = b"600"
 
 
 @dataclass
 class Visit:
-    """One request from its first byte to its last. `facts`: what the endpoints add to the log line. `endpoint`: the route that
-    it took; `refusal`: the kind of the error that it was answered with."""
+    """One request from its first byte to its last. `facts`: what the endpoints add to the log line, `headers`: to its answer,
+    whatever that is. `endpoint`: the route that it took; `refusal`: the kind of the error that it was answered with."""
 
     method: str
     path: str
@@ -49,6 +51,7 @@ class Visit:
     refusal: str = ""
     span: Span = NO_SPAN
     facts: dict[str, object] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
 
     def log_line(self) -> dict[str, object]:
         now = trio.current_time()
@@ -124,7 +127,8 @@ class Edge:
                 visit.status = message["status"]
                 visit.first_byte_at = trio.current_time()
                 elapsed = b"%d" % ((visit.first_byte_at - visit.began) * 1000)
-                message["headers"] = [*message.get("headers", ()), *extra, (b"openai-processing-ms", elapsed)]
+                told = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in visit.headers.items()]
+                message["headers"] = [*message.get("headers", ()), *told, *extra, (b"openai-processing-ms", elapsed)]
             elif not message.get("more_body"):
                 visit.complete = True
             await send(message)

@@ -29,6 +29,8 @@ from shared.sealing import Seal, SealBroken
 _log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _parcel = msgspec.msgpack.Decoder(Parcel)
+PROVIDER_IS_FULL: Final = ("queue_full", "circuit_open")
+"""The door's refusals that are about the provider; the others are about the caller."""
 PASSING: Final = (RefusalKind.TRANSIENT, RefusalKind.WRONG_NODE)
 URGENT: Final = (OrderKind.CANCEL, OrderKind.RESEND)
 """Orders that somebody waits for; the others only free memory and travel with them, or a little later."""
@@ -106,11 +108,11 @@ class Jobs:
             caller=wanted.caller,
             traceparent=job.queue_span.traceparent,
         )
-        attempt = ownership.attempt
-        sealed = self._seal.seal(_encode(message), keys.jobs(wanted.provider))
+        provider, attempt = wanted.provider, ownership.attempt
+        sealed = self._seal.seal(_encode(message), keys.jobs(provider))
         self.link.post_script(
-            *submission(wanted.provider, self._ask(job), sealed),
-            on_reply=lambda reply: self._submitted(job, attempt, reply),
+            *submission(provider, self._ask(job), sealed),
+            on_reply=lambda reply: self._submitted(job, provider, attempt, reply),
         )
 
     def _ask(self, job: OpenJob) -> Ask:
@@ -122,15 +124,15 @@ class Jobs:
             whose=wanted.fair_to or wanted.caller,
             model=wanted.model,
             again=job.admitted,
-            returns=job.admitted,
+            returns=job.let_in,
             ahead=job.had_turn,
             low=wanted.priority == "low",
-            patience_ms=wanted.patience_seconds * 1000,
-            estimated_tokens=wanted.estimated_tokens,
+            patience_ms=max(0.0, wanted.patience_seconds - job.waited_seconds) * 1000,
             most_waiting=self._queue_limit,
+            estimated_tokens=wanted.estimated_tokens,
         )
 
-    def _submitted(self, job: OpenJob, attempt: int, reply: object) -> None:
+    def _submitted(self, job: OpenJob, provider: str, attempt: int, reply: object) -> None:
         current = not job.ended and job.ownership.attempt == attempt
         answer = answer_to(reply) if isinstance(reply, bytes) else None
         if isinstance(answer, Queued):
@@ -138,13 +140,13 @@ class Jobs:
             job.unanswered_since = None
             if not current:
                 # It ended while Redis was asked; a worker that was faster is told to cancel when it speaks.
-                self.link.post_script(*withdraw(job.submission.provider, f"{job.ownership.id.hex()}.{attempt}"))
+                self.link.post_script(*withdraw(provider, f"{job.ownership.id.hex()}.{attempt}"))
             else:
-                job.queued = True
+                job.queued = job.let_in = True
         elif not current or job.ownership.state is not State.WAITING:
             pass  # whatever became of this submission, the job has gone on: a worker was faster than the reply
         elif isinstance(answer, Refusal):
-            job.fail(_refused(answer))
+            (job.turned_away if answer.kind in PROVIDER_IS_FULL else job.fail)(_refused(answer))
         elif isinstance(reply, Refused) and reply.kind is RefusalKind.CAPACITY:
             job.fail(Failure("queue_full", "The job queue is full; try again in a few seconds."))
         elif isinstance(reply, LinkDown) or (isinstance(reply, Refused) and reply.kind in PASSING):
@@ -243,7 +245,9 @@ class Jobs:
 
 def _refused(refusal: Refusal) -> Failure:
     """What the door says, in words for the caller."""
-    if refusal.own:
+    if refusal.kind == "circuit_open":
+        message = "The upstream failed too often lately and is left alone for a while."
+    elif refusal.own:
         message = f"{refusal.own} of your requests wait for this provider already; try again in a few seconds."
     elif refusal.retry_after_seconds is not None:
         message = (

@@ -4,12 +4,13 @@ Everything but the waiting is synchronous: a frame that arrives, a deadline that
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import msgspec
 import trio
 
+from frontend.catalog import Route
 from shared.errors import Failure
 from shared.measuring import Distribution
 from shared.sansio.job import Ownership, State
@@ -32,6 +33,7 @@ class Roads(Protocol):
     def unqueue(self, job: "OpenJob") -> None: ...
     def forget(self, job: "OpenJob") -> None: ...
     def admitted(self, job: "OpenJob") -> None: ...
+    def submit(self, job: "OpenJob") -> None: ...
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Submission:
     """What a request asks for, after it was checked and routed.
 
     `budget_seconds`: for everything, queue included; `patience_seconds`: for the queue alone. `caller`: id of the key that is
-    charged. `fair_to`: between whom the queue is fair, where that is not the caller's id, which some share. `estimated_tokens`:
-    prompt and answer together, for the caller's limits.
+    charged. `fair_to`: between whom the queue is fair, where that is not the caller's id, which some share. `further`:
+    where to go if this provider does not serve it, in order. `estimated_tokens`: prompt and answer together, for the limits.
     """
 
     endpoint: str
@@ -59,24 +61,36 @@ class Submission:
     priority: Priority = "normal"
     patience_seconds: float = 30.0
     estimated_tokens: int = 0
+    further: tuple[Route, ...] = ()
+
+    def moved_on(self) -> "Submission":
+        """The same request, to the next provider."""
+        route = self.further[0]
+        return replace(self, provider=route.provider, model=route.model, further=self.further[1:])
 
 
 class OpenJob:
     """One caller's job. One task waits on it; everything else is synchronous.
 
-    `admitted`: Redis has taken it, or a worker has it. `unanswered_since`: Redis did not say whether it has taken it. `queued`:
-    it waits, and Redis says so. `had_turn`: some worker has had it. `waits_since`: on `trio.current_time()`, None while it does
-    not wait. `noted`: it is over and was counted. `gaps`: between pieces of a stream.
+    `admitted`: Redis has taken it, or a worker has it. `unanswered_since`: Redis did not say whether it has taken it.
+    `queued`: it waits, and Redis says so. `let_in`: the queue of its provider has taken it once, `had_turn`: and a worker has
+    had it. `waits_since`: on `trio.current_time()`, None while it does not wait. `noted`: it is over and was counted.
+    `gaps`: between pieces of a stream.
     """
 
     def __init__(self, submission: Submission, jobs: Roads, max_starts: int, gaps: Distribution | None = None) -> None:
         self.submission = submission
-        self.ownership = Ownership(secrets.token_bytes(16), max_starts=max_starts, commits_on_chunk=submission.stream)
+        self.ownership = Ownership(
+            secrets.token_bytes(16), max_starts=max_starts, commits_on_chunk=submission.stream,
+            routes=1 + len(submission.further),
+        )  # fmt: skip
         self.opened_at = trio.current_time()
         self.queued_at = self.opened_at
         self.waits_since: float | None = self.opened_at
         self.queued = False
+        self.let_in = False
         self.had_turn = False
+        self._route = 0
         self.admitted = False
         self.noted = False
         self.queue_span: Span = NO_SPAN
@@ -224,7 +238,7 @@ class OpenJob:
     def _note_start(self) -> None:
         if self.waits_since is not None and self.ownership.worker is not None:
             self.admit()
-            self.had_turn = True
+            self.let_in = self.had_turn = True
             self._stop_clock()
 
     def _stop_clock(self) -> None:
@@ -239,6 +253,19 @@ class OpenJob:
         self.dropped = []
         self.first_chunk_at = None
         self.queued = False
+        if self._route != self.ownership.route:
+            self._route = self.ownership.route
+            self.submission = self.submission.moved_on()
+            self.let_in = self.had_turn = False
+            self._jobs.submit(self)
+
+    def turned_away(self, failure: Failure) -> None:
+        """The provider, or its queue, does not take the job: on to the next one, or the end."""
+        if self.ownership.state is State.WAITING:
+            was = self.ownership.attempt
+            self._jobs.unqueue(self)
+            self.ownership.turned_away(failure)
+            self._after(was)
 
     def fail(self, failure: Failure) -> None:
         """End the job with an error that is the gateway's own finding."""

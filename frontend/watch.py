@@ -116,7 +116,7 @@ class Watch:
         if waited > patience:
             job.fail(Failure("queue_timeout", f"No worker took the request within {patience:g} s."))
         elif waited > NO_WORKER_SECONDS and not self._catalog.alive(job.submission.provider):
-            job.fail(Failure("provider_unavailable", "No worker of this provider is running."))
+            job.turned_away(Failure("provider_unavailable", "No worker of this provider is running."))
 
     def _look_for_waiting(self, jobs: list[OpenJob], now: float) -> None:
         """Ask the queues, now and then, whether the jobs that wait are still in there."""

@@ -7,7 +7,7 @@ and no foreign text that was not scrubbed.
 """
 
 import math
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -34,6 +34,7 @@ class Kind(msgspec.Struct, frozen=True):
 
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
+_BUSY = "service_unavailable_error"
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -92,6 +93,18 @@ KINDS: dict[str, Kind] = {
         Kind("timeout", 504, _SERVER, "upstream_timeout", "The upstream stayed silent too long."),
     )
 }  # fmt: skip
+
+UNSPENT: Final = frozenset({
+    "rate_limit", "overloaded", "credential_invalid", "billing", "no_credential", "blocked", "unreachable", "upstream_config",
+    "queue_full", "circuit_open", "provider_unavailable",
+})  # fmt: skip
+"""Kinds after which another provider of the model may do better, and the first has done nothing for the request."""
+ELSEWHERE: Final = UNSPENT | {"upstream_error", "disconnected", "truncated"}
+"""Kinds after which another provider of the model may do better."""
+FAULTS: Final = frozenset(
+    {"unreachable", "disconnected", "truncated", "upstream_error", "overloaded", "timeout", "protocol_error"}
+)
+"""Kinds that say that the upstream itself is in trouble, for the circuit."""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):

@@ -179,7 +179,7 @@ class Intake:
             self._accept(job)
 
     def _answer_for(self, entries: list[bytes], names: list[bytes]) -> None:
-        self._link.post_script(*claimed(self._provider, entries, names, min(self.room, BATCH)))
+        self._link.post_script(*claimed(self._provider, entries, names, self.room))
 
     def _leave_to_others(self, problem: ForeignSeal) -> None:
         """Somebody's jobs are not for us: let those who can open them take them over, and keep our hands off for a while."""

@@ -1,11 +1,12 @@
 """`POST /v1/chat/completions`, and what all endpoints that models answer have in common."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
 import trio
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from frontend.admission import Caller
 from frontend.answer import EventStream, head, whole
@@ -16,6 +17,7 @@ from frontend.open_job import OpenJob, Submission
 from frontend.requests import ChatRequest, EmbeddingRequest, Request, parse
 from frontend.server import StreamBody
 from frontend.services import Services
+from frontend.waiting import patience, priority
 from shared.errors import GatewayError, fail
 
 _request = msgspec.json.Decoder(ChatRequest)
@@ -39,22 +41,42 @@ async def serve(services: Services, endpoint: str, decoder: "msgspec.json.Decode
         services.admission.require(caller)
     body = await json_body()
     asked = parse(decoder, body)
-    route = services.catalog.resolve(asked.model)
-    if not (caller.presented and route.caller_credentials):
+    return await _route(services, endpoint, asked, caller, body)
+
+
+async def _route(services: Services, endpoint: str, asked: Request, caller: Caller, body: bytes) -> Response:
+    """Whether this caller may ask for this model here, and then the job."""
+    routes = _open_to(caller, services.catalog.routes(asked.model, allow=lambda route: _may_use(caller, route)))
+    if not (caller.presented and routes[0].caller_credentials):
         services.admission.require(caller)
-    if endpoint not in route.endpoints:
+    served = [route for route in routes if endpoint in route.endpoints]
+    if not served:
         raise fail(
-            "invalid_request", f"The model `{route.asked_model[:128]}` is not served by this endpoint.",
+            "invalid_request", f"The model `{routes[0].asked_model[:128]}` is not served by this endpoint.",
             param="model", code="unsupported_value",
         )  # fmt: skip
-    return await answer(services, services.jobs.new(_submission(services, endpoint, asked, route, caller, body)))
+    return await answer(services, services.jobs.new(_submission(services, endpoint, asked, served, caller, body)))
+
+
+def _may_use(caller: Caller, route: Route) -> bool:
+    return caller.allows(route.asked_model, route.provider) or caller.allows(route.model, route.provider)
+
+
+def _open_to(caller: Caller, routes: list[Route]) -> list[Route]:
+    """Nobody's own upstream key goes to another upstream than it was meant for: with such a key there is one route."""
+    if caller.presented:
+        for route in routes[:1] if caller.known else routes:
+            if route.caller_credentials:
+                return [route]
+    return routes
 
 
 def _submission(
-    services: Services, endpoint: str, asked: Request, route: Route, caller: Caller, body: bytes
+    services: Services, endpoint: str, asked: Request, routes: Sequence[Route], caller: Caller, body: bytes
 ) -> Submission:
     may_stream = None if isinstance(asked, EmbeddingRequest) else asked
     options = may_stream and may_stream.stream_options
+    route = routes[0]
     return Submission(
         endpoint=endpoint,
         provider=route.provider,
@@ -67,6 +89,11 @@ def _submission(
         budget_seconds=services.settings.total_seconds or route.total_seconds,
         credential=caller.presented or None if route.caller_credentials else None,
         trace=visit().span,
+        caller=caller.key.id,
+        fair_to=caller.fingerprint,
+        priority=priority(request.headers.get, caller.key.priority),
+        patience_seconds=patience(request.headers.get, services.settings.queue_seconds),
+        further=tuple(routes[1:]),
     )
 
 
@@ -82,15 +109,22 @@ async def answer(services: Services, job: OpenJob) -> Response:
         services.jobs.open(job)
         if wanted.stream:
             await head(job)
-            return Response(StreamBody(EventStream(job)), headers=_headers(job) | _STREAM_HEADERS)
-        return Response(await whole(job), headers=_headers(job), content_type="application/json")
+            return Response(StreamBody(EventStream(job)), headers=_STREAM_HEADERS)
+        return Response(await whole(job), content_type="application/json")
     except GatewayError as error:
         error.starts = job.ownership.starts
         raise
+    finally:
+        this_visit.headers |= _headers(job)
 
 
 def _headers(job: OpenJob) -> dict[str, str]:
-    headers = {"x-sluice-provider": job.submission.provider, "x-sluice-attempts": str(max(1, job.ownership.starts))}
+    """What is told of the job, with its answer or with the error in its place."""
+    headers = {
+        "x-sluice-provider": job.submission.provider,
+        "x-sluice-attempts": str(job.ownership.starts),
+        "x-sluice-queue-ms": str(round(job.waited_seconds * 1000)),
+    }
     if job.dropped:
         # A caller may have made up these names, and a header holds neither commas in one nor line ends.
         headers["x-sluice-dropped-parameters"] = ", ".join(quote(name) for name in job.dropped)
@@ -107,7 +141,9 @@ _STREAM_HEADERS = {
 def _note(job: OpenJob, this_visit: Visit) -> None:
     """What the access log says about the job."""
     facts = this_visit.facts
+    facts["provider"] = job.submission.provider
     facts["attempts"] = job.ownership.starts
+    facts["queue_ms"] = round(job.waited_seconds * 1000, 1)
     if job.ownership.worker is not None:
         facts["worker"] = job.ownership.worker
     if job.ownership.setbacks:

@@ -22,7 +22,7 @@ from typing import Final
 
 import msgspec
 
-from shared.errors import Failure
+from shared.errors import ELSEWHERE, UNSPENT, Failure
 from shared.sansio.sequence import Receiver
 from shared.schema.job import FrameKind, Order, OrderKind
 
@@ -42,18 +42,23 @@ class State(Enum):
 
 
 class Ownership:
-    """One job. `starts` counts attempts that a worker began; at most `max_starts` of them. An attempt that is handed back by a
-    worker that shuts down does not count, unless the upstream had accepted it. `setbacks`: why there were further attempts.
+    """One job. `starts` counts attempts that a worker began; one that is handed back by a worker that shuts down does not
+    count, unless the upstream had accepted it. `setbacks`: why there were further attempts.
+
+    `routes`: how many providers the job may be sent to, one after the other; `route` says which of them it is now. At most
+    `max_starts` attempts, over all routes, may have cost an upstream something: a refusal that did not is free if another
+    route follows.
 
     `commits_on_chunk`: a chunk goes to the caller as it comes (streaming), so that no new attempt may follow; otherwise the
     caller sees nothing before the end.
     """
 
-    def __init__(self, job_id: bytes, *, max_starts: int, commits_on_chunk: bool) -> None:
+    def __init__(self, job_id: bytes, *, max_starts: int, commits_on_chunk: bool, routes: int = 1) -> None:
         self.id = job_id
         self.state = State.WAITING
         self.attempt = 1
         self.starts = 0
+        self.route = 0
         self.worker: str | None = None
         self.failure: Failure | None = None
         self.committed = False
@@ -63,6 +68,8 @@ class Ownership:
         self.received: Receiver[tuple[int, bytes]] = Receiver()
         self._unlisted = 0
         self._vanished = 0
+        self._unspent = 0
+        self._routes = routes
         self._max_starts = max_starts
         self._commits_on_chunk = commits_on_chunk
 
@@ -72,7 +79,7 @@ class Ownership:
     @property
     def may_begin_again(self) -> bool:
         """Whether another attempt may follow this one: the caller has seen nothing of it, and starts are left."""
-        return not self.committed and self.starts < self._max_starts
+        return not self.committed and self.starts - self._unspent < self._max_starts
 
     def frame(self, worker: str, attempt: int, seq: int, kind: int, payload: bytes) -> list[tuple[int, bytes]]:
         """A frame arrived: the `(kind, payload)` pairs that are due, in order. The last is DONE or FAILED when it is over.
@@ -130,6 +137,11 @@ class Ownership:
         else:
             self._next_attempt("vanished")
 
+    def turned_away(self, failure: Failure) -> None:
+        """The route does not take the job: on to the next, or the end. What stands in the queue is the shell's to withdraw."""
+        if self.state is State.WAITING and not self._moves_on(failure):
+            self.fail(failure)
+
     def fail(self, failure: Failure) -> None:
         """The owner itself ends the job: a deadline, a broken road."""
         if self.state is not State.ENDED:
@@ -158,11 +170,25 @@ class Ownership:
         """Whether the failure is final."""
         if failure.kind == "shutting_down" and self.received.next == 2:  # nothing between STARTED and FAILED
             self.starts -= 1
+        if self._moves_on(failure):
+            return False
         if failure.row.again and self.may_begin_again:
             self._next_attempt(failure.kind)
             return False
         self.failure = failure
         self.state = State.ENDED
+        return True
+
+    def _moves_on(self, failure: Failure) -> bool:
+        """Whether the next attempt is with another provider."""
+        if failure.kind not in ELSEWHERE or self.committed or self.route + 1 >= self._routes:
+            return False
+        if self.state is State.RUNNING and failure.kind in UNSPENT:
+            self._unspent += 1
+        if not self.may_begin_again:
+            return False
+        self.route += 1
+        self._next_attempt(failure.kind)
         return True
 
     def _next_attempt(self, setback: str) -> None:

@@ -27,6 +27,7 @@ from shared.settings.kinds import (
     whole,
 )
 from shared.settings.providers import Deadlines
+from shared.settings.routes import ROUTES, Tiers
 from shared.settings.row import setting
 from shared.settings.secret import Secret
 
@@ -152,6 +153,13 @@ class FrontendSettings(SharedSettings):
         ALIASES,
         "Further names for models.",
         example="fast=openai/gpt-4o-mini,deep=deepseek/deepseek-v4-pro",
+    )
+    routes: Mapping[str, Tiers] = setting(
+        "SLUICE_ROUTES",
+        ROUTES,
+        "Which providers serve a model: tiers, separated by `>`, are tried in order; in a tier routes, separated by `;`, are"
+        " drawn by lot, as often as their weights (`3*`) say. A model that is not named here: every provider that offers it.",
+        example="gpt-4o=openai>huggingface,fast=3*openai/gpt-4o-mini;deepseek/deepseek-v4-pro",
     )
     default_model: str = setting(
         "SLUICE_DEFAULT_MODEL",

@@ -33,8 +33,15 @@ def worker(provider, *models, **more):
     )
 
 
-def a_catalog(*workers, aliases=None, default_model=None, link=None):
-    catalog = Catalog(link, [OURS, OLDER], aliases=aliases or {}, default_model=default_model, started=1_700_000_000)
+def a_catalog(*workers, aliases=None, default_model=None, link=None, routes=None):
+    catalog = Catalog(
+        link,
+        [OURS, OLDER],
+        aliases=aliases or {},
+        default_model=default_model,
+        started=1_700_000_000,
+        routes=routes or {},
+    )
     if workers:
         catalog.update(list(workers))
     return catalog

@@ -18,8 +18,9 @@ A caller who has nothing waiting has no past.
 caller alone gets nearly all of them, and whoever comes later still finds some.
 
 **The wait**: the claims of the last ten seconds in which somebody waited, and how long those took. Time in which nobody waits
-says how much was asked for, not how much can be served, and is not counted. While little is known the guess is on the short
-side: a job that is let in may still give up, one that was refused cannot be served.
+says how much was asked for, not how much can be served, and is not counted. The guess is on the short side, two standard
+deviations of as many random events, since a job that is let in may still give up, and one that was refused cannot be served.
+Who finds a worker with room for all that stand before it does not wait at all, however slowly the last few were claimed.
 
 What must never happen is a waiting room with somebody in it and an empty counter with nobody left to move them up. So the
 counter is refilled by whoever takes something off it (`CLAIMED`, `WITHDRAW`), and a worker that has waited in vain for half a
@@ -41,14 +42,16 @@ ScriptCall = tuple[Script, Sequence[Word], Sequence[Word]]
 
 COUNTER: Final = 4
 """Jobs in the stream while others wait; more only for a worker that has room for more."""
+LONGEST: Final = 64
+"""What the stream is filled up to at most."""
 LOW_EVERY: Final = 8
 SHARE: Final = 8
 
 PRELUDE: Final = (
     f"""
 local JOBS, NORMAL, LOW, SEALED, PLACES, TURNS, PACE = unpack(KEYS, 1, 7)
-local COUNTER, LOW_EVERY, SHARE = {COUNTER}, {LOW_EVERY}, {SHARE}
-local PACE_MS, SURE_MS, PACE_LIFE_MS = 10000, 1000, 600000
+local COUNTER, LONGEST, LOW_EVERY, SHARE = {COUNTER}, {LONGEST}, {LOW_EVERY}, {SHARE}
+local PACE_MS, SURE_MS, ROOM_MS, PACE_LIFE_MS = 10000, 3000, 3000, 600000
 """
     + """
 local function clock(given)  -- a test brings its own
@@ -99,7 +102,7 @@ local function next_line()
 end
 
 local function refill(room)
-  local free = math.max(COUNTER, room) - at_counter()
+  local free = math.max(COUNTER, math.min(room, LONGEST)) - at_counter()
   while free > 0 do
     local line, turn = next_line()
     if not line then break end
@@ -148,7 +151,9 @@ local function queue_check(ask, now)  -- a refusal, or nil
     before = redis.call('ZCOUNT', NORMAL, '-inf', turn)
     before = before + math.min(low, math.floor(before / (LOW_EVERY - 1)))
   end
-  local wait = (counter + before) * busy / (claims + 1)
+  before = before + counter
+  if before <= number(PACE, 'room') and now - number(PACE, 'at') < ROOM_MS then return end
+  local wait = before * busy / (claims + 1 + 2 * math.sqrt(claims + 1))
   if wait > ask.patience_ms then
     return {kind = 'queue_full', waiting = waiting, retry_after_seconds = wait / 1000}
   end
@@ -160,7 +165,7 @@ local function enqueue(ask, now, sealed)
     return
   end
   if normal + low == 0 then  -- from now on time counts
-    redis.call('HSET', PACE, 'at', now)
+    redis.call('HSET', PACE, 'at', now, 'room', 0)
     redis.call('PEXPIRE', PACE, PACE_LIFE_MS)
   end
   local line, class = NORMAL, 'normal'
@@ -191,8 +196,9 @@ end
 if redis.call('EXISTS', NORMAL, LOW) == 0 then return 0 end
 local now = clock(tonumber(ARGV[1]))
 local claims, busy = pace(now)
-redis.call('HSET', PACE, 'claims', claims + read, 'busy', busy, 'at', now)
-refill(tonumber(ARGV[2]))
+local room = tonumber(ARGV[2])
+redis.call('HSET', PACE, 'claims', claims + read, 'busy', busy, 'at', now, 'room', room)
+refill(room)
 return 0
 """,
     "claimed",
