@@ -1,10 +1,12 @@
 # One image for every process: `sluice frontend` (the default) and `sluice worker NAME`. Secrets come in at run time only.
 
 FROM python:3.11-slim AS build
+# requirements-otel.lock for an image that can send traces.
+ARG LOCK=requirements.lock
 WORKDIR /build
 RUN python -m venv /opt/sluice
-COPY requirements.lock ./
-RUN /opt/sluice/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+COPY requirements.lock requirements-otel.lock ./
+RUN /opt/sluice/bin/pip install --no-cache-dir --require-hashes -r "$LOCK"
 COPY pyproject.toml README.md LICENSE ./
 COPY shared ./shared
 COPY frontend ./frontend
