@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shared.errors import GatewayError, fail
+from shared.errors import Failure, GatewayError, fail
 from shared.sansio.completion import AnswerAssembler, ChunkRenderer, Completion
 from shared.sansio.lines import LineSplitter
 from shared.sansio.relay import BodyGatherer, Relay
@@ -34,7 +34,7 @@ class Answer:
 
     def __init__(self, job: Job, exchange: Exchange, prompt_bytes: int = 0, *, limit_bytes: int = ANSWER_BYTES) -> None:
         self.over = False
-        self.failure: GatewayError | None = None
+        self.failure: Failure | None = None  # not the exception: it would hold us, and what was gathered, in a circle
         self.progressed = False
         self._decoder = exchange.decoder
         self._splitter = _splitter(exchange, limit_bytes)
@@ -73,7 +73,7 @@ class Answer:
                 self._take((Complete(),), chunks)
         except GatewayError as error:
             self.over = True
-            self.failure = error
+            self.failure = error.failure
         return chunks
 
     def _take(self, events: Iterable[Event], chunks: list[bytes]) -> None:

@@ -112,6 +112,7 @@ class Attempt:
             outbox.drop(self._retained)
         elif self._scope.cancelled_caught:
             self._fail(self._verdict or Failure("internal", "The request was stopped."))
+        self._retained = None  # it holds us: together we would outlive our job until the garbage collector comes round
         self._means.observer.attempt_ended(self._story)
 
     def cancel(self) -> None:
@@ -298,7 +299,8 @@ class Attempt:
                 self._means.observer.gaps.observe(now - self._last_sign)
             self._last_sign = now
         if answer.failure is not None and not self._told:
-            raise answer.failure  # what came with the failure was not told yet, so another attempt may still answer
+            # What came with the failure was not told yet, so another attempt may still answer.
+            raise GatewayError(answer.failure)
         frames = [(FrameKind.CHUNK, chunk) for chunk in chunks]
         self._told = self._told or bool(chunks)
         if answer.over and answer.failure is None:
@@ -306,7 +308,7 @@ class Attempt:
             frames.append((FrameKind.DONE, _encode(self._story.outcome)))
         self._means.outbox.put(retained, frames)
         if answer.failure is not None:
-            raise answer.failure
+            raise GatewayError(answer.failure)
 
     def _outcome(self, answer: Answer) -> Outcome:
         usage, story = answer.rendering.usage, self._story

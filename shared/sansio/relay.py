@@ -31,6 +31,7 @@ class BodyGatherer:
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size > self._limit:
+            self._pieces.clear()
             raise fail("protocol_error", f"The upstream sent an answer of more than {self._limit} bytes.")
         return []
 

@@ -43,7 +43,7 @@ class Splitter:
     """One stream's splitter. `feed` and `end` raise `protocol_error` when an event exceeds `limit_bytes`."""
 
     __slots__ = (
-        "_after_cr", "_begun", "_body", "_event", "_limit", "_partial", "_partial_bytes", "_pending",
+        "_after_cr", "_begun", "_body", "_event", "_first", "_limit", "_partial", "_partial_bytes", "_pending",
         "_pending_bytes", "_plain", "_status", "_tolerant",
     )  # fmt: skip
 
@@ -51,6 +51,7 @@ class Splitter:
         self._tolerant = tolerant
         self._limit = limit_bytes
         self._begun = False
+        self._first = True  # the first line of all, the only one that may begin with a byte order mark
         self._after_cr = False  # the last byte was a CR: an LF that follows belongs to it
         self._partial: list[bytes] = []  # pieces of a line whose end has not come
         self._partial_bytes = 0
@@ -112,7 +113,9 @@ class Splitter:
 
     def _begins(self, lines: list[bytes]) -> bool:
         """Look at the first line that is not blank: does an event stream begin here?"""
-        lines[0] = lines[0].removeprefix(_BOM)
+        if self._first:
+            self._first = False
+            lines[0] = lines[0].removeprefix(_BOM)
         first = next((line for line in lines if line.strip()), None)
         if first is None:
             return False
@@ -164,6 +167,9 @@ class Splitter:
 
     def _check_size(self) -> None:
         if self._partial_bytes + self._pending_bytes > self._limit:
+            self._partial.clear()
+            self._pending.clear()
+            self._body = None
             raise fail("protocol_error", f"The upstream sent an event of more than {self._limit} bytes.")
 
 

@@ -5,9 +5,12 @@ with every fragment (which would overwrite the real one in a client that takes t
 whole calls.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+
+MOST_CALLS: Final = 4096
+"""An index from here on is none, nor is a negative one."""
 
 _decode = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
@@ -58,7 +61,7 @@ class ToolCalls:
 
     def _index(self, call: dict[str, Any]) -> int:
         index = call.get("index")
-        if isinstance(index, int):
+        if type(index) is int and 0 <= index < MOST_CALLS:
             return index
         last = max(self._seen, default=-1)
         return last + 1 if call.get("id") or last < 0 else last

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from shared.sansio.sse import ServerSentEvent
 from shared.schema.events import Complete, Delta, Failed, Finish, Meta, Usage
@@ -236,6 +237,15 @@ def test_what_does_not_concern_the_caller_is_passed_over(odd: Any) -> None:
     decoder = ChatDecoder()
     result = heard(odd, text("a"), odd, STOP, odd, DONE, decoder=decoder)
     assert (result.text(), result.error, decoder.malformed) == ("a", None, 0)
+
+
+@pytest.mark.parametrize("index", ["-1", "4096", "1" + "0" * 30], ids=len)
+def test_a_choice_that_nobody_asked_for_is_dropped(index: str) -> None:
+    decoder = ChatDecoder()
+    foreign = b'{"choices":[{"index":%s,"delta":{"content":"x"}},{"index":0,"delta":{"content":"a"}}]}'
+    events = decoder.feed(ServerSentEvent(foreign % index.encode()))
+    assert [event for event in events if isinstance(event, Delta)] == [Delta({"content": Raw(b'"a"')}, 0)]
+    assert decoder.malformed == 1
 
 
 @pytest.mark.parametrize("index", [None, "0", 1.5, True])

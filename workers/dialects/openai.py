@@ -38,6 +38,9 @@ _INTERRUPTIONS: Final = {
 _NOTHING: Final = {b"null", b'""', b"[]", b"{}"}
 _NULL: Final = msgspec.Raw(b"null")
 
+MOST_CHOICES: Final = 4096
+"""An index from here on is none, nor is a negative one: no request asks for so many choices."""
+
 MOST_TOKENS: Final = 2**53
 """No count that an upstream may sensibly give is larger; a number that is no count is no usage."""
 
@@ -147,6 +150,9 @@ class ChatDecoder:
             if choice is None:
                 continue
             index = choice.index if type(choice.index) is int else 0
+            if not 0 <= index < MOST_CHOICES:
+                self._reader.malformed += 1
+                continue
             fields = _fields(choice)
             logprobs = choice.logprobs if len(choice.logprobs) > 4 else None  # longer than `null`
             if fields or logprobs is not None:

@@ -21,7 +21,7 @@ from shared.schema.advertisement import Model
 from shared.schema.events import Complete, Delta, Event, Failed, Finish, Usage
 from workers.dialects import refusals
 from workers.dialects.messages import Message, history, text_of, unsupported
-from workers.dialects.openai import FINISH_REASONS, usage_of
+from workers.dialects.openai import FINISH_REASONS, MOST_CHOICES, usage_of
 from workers.dialects.parameters import OPENAI, left_out
 from workers.dialects.reading import JsonReader
 from workers.dialects.refusal_rules import DASHSCOPE
@@ -259,6 +259,9 @@ class NativeDecoder:
             if choice is None:
                 continue
             index = choice.index if type(choice.index) is int else position
+            if not 0 <= index < MOST_CHOICES:
+                self._reader.malformed += 1
+                continue
             fields = self._fields(choice.message or {}, index)
             if output.search_info and position == 0:
                 fields["search_info"] = output.search_info

@@ -4,7 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.errors import GatewayError
@@ -181,6 +181,7 @@ def test_whatever_is_written_by_the_rules_is_read_back(events, line_end, field, 
         max_size=40,
     )
 )
+@example(pieces=[b"\n", b"\xef\xbb\xbf", b"\n", b"{"])
 def test_no_bytes_confuse_it_and_cuts_never_matter(pieces):
     for tolerant in (False, True):
         assert split(pieces, tolerant=tolerant) == split([b"".join(pieces)], tolerant=tolerant)
