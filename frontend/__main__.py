@@ -46,6 +46,8 @@ from shared.version import VERSION
 
 _log = logging.getLogger("frontend")
 
+SETTLE_SECONDS = 2.0
+"""For Redis to confirm what was owed for the last jobs."""
 LAST_WORDS_SECONDS = 1.0
 """For the error events of streams that outlive the drain."""
 
@@ -97,6 +99,7 @@ async def _run(settings: FrontendSettings, tracer: Tracer) -> None:
         on_resubscribed=lambda: watch.resubscribed(),
     )
     link.on_down.append(subscription.moved)
+    link.on_up.append(jobs.settling.came_up)
     watch = Watch(
         jobs, catalog, voice, neighbours, Patience(settings.queue_seconds, settings.keepalive_comment_seconds)
     )
@@ -173,6 +176,7 @@ async def _run(settings: FrontendSettings, tracer: Tracer) -> None:
             host, port = await serving.start(partial(serve, app, server, shutdown=stop))
             _log.info("frontend %s listens on %s:%d", frontend_id, host, port)
         jobs.flush_orders()  # workers that leave as well wait to hear that we have everything
+        await jobs.settling.finish(SETTLE_SECONDS)
         nursery.cancel_scope.cancel()
 
 

@@ -13,7 +13,9 @@ from typing import Final
 import msgspec
 import trio
 
+from frontend.budget import limit_failure
 from frontend.open_job import OpenJob, Submission
+from frontend.settling import Settling
 from shared.errors import Failure, fail
 from shared.measuring import Histogram
 from shared.redis import keys
@@ -21,6 +23,7 @@ from shared.redis.failures import LinkDown, RefusalKind, Refused
 from shared.redis.link import Link
 from shared.redis.submission.queue import withdraw
 from shared.redis.submission.script import Ask, Queued, Refusal, answer_to, submission
+from shared.redis.usage import row_name
 from shared.sansio.job import State
 from shared.sansio.liveness import Liveness
 from shared.schema.job import PROTOCOL, Job, Order, OrderKind, Orders, Parcel, Running
@@ -44,6 +47,7 @@ class Jobs:
         self.id = frontend_id
         self.link = link
         self.liveness = Liveness()
+        self.settling = Settling(link)
         self._seal = seal
         self._queue_limit = queue_limit
         self._max_starts = max_starts
@@ -90,6 +94,7 @@ class Jobs:
         job.missed_looks = 0
         job.queue_span.end("vanished")
         job.queue_span = wanted.trace.begin("queue", "producer")
+        job.at_door = True
         message = Job(
             protocol=PROTOCOL,
             id=ownership.id,
@@ -116,7 +121,7 @@ class Jobs:
         )
 
     def _ask(self, job: OpenJob) -> Ask:
-        wanted, ownership = job.submission, job.ownership
+        wanted, ownership, tokens = job.submission, job.ownership, job.submission.estimate
         return Ask(
             job=ownership.id.hex(),
             name=job.name,
@@ -129,12 +134,21 @@ class Jobs:
             low=wanted.priority == "low",
             patience_ms=max(0.0, wanted.patience_seconds - job.waited_seconds) * 1000,
             most_waiting=self._queue_limit,
-            estimated_tokens=wanted.estimated_tokens,
+            terms=wanted.terms,
+            row=row_name(wanted.caller, wanted.provider, wanted.model),
+            prompt_tokens=tokens.prompt,
+            estimated_tokens=tokens.prompt + tokens.answer,
+            at_least_tokens=tokens.prompt + tokens.least,
         )
 
     def _submitted(self, job: OpenJob, provider: str, attempt: int, reply: object) -> None:
         current = not job.ended and job.ownership.attempt == attempt
         answer = answer_to(reply) if isinstance(reply, bytes) else None
+        if answer is not None and answer.limits is not None:
+            job.left = answer.limits
+            job.wake()
+        if isinstance(answer, Refusal):
+            job.at_door = job.admitted or job.unanswered_since is not None
         if isinstance(answer, Queued):
             job.admit()
             job.unanswered_since = None
@@ -166,7 +180,8 @@ class Jobs:
             self.link.post_script(*withdraw(job.submission.provider, job.name))
 
     def forget(self, job: OpenJob) -> None:
-        self._open.pop(job.ownership.id, None)
+        if self._open.pop(job.ownership.id, None) is not None:
+            self.settling.close(job)
 
     def deliver(self, channel: bytes, message: bytes) -> None:
         """A parcel on this frontend's channel. Foreign or damaged ones are counted and dropped."""
@@ -245,6 +260,8 @@ class Jobs:
 
 def _refused(refusal: Refusal) -> Failure:
     """What the door says, in words for the caller."""
+    if (failure := limit_failure(refusal)) is not None:
+        return failure
     if refusal.kind == "circuit_open":
         message = "The upstream failed too often lately and is left alone for a while."
     elif refusal.own:

@@ -10,9 +10,11 @@ from typing import Final, Protocol
 import msgspec
 import trio
 
+from frontend.budget import NO_ESTIMATE, Estimate, Sent
 from frontend.catalog import Route
 from shared.errors import Failure
 from shared.measuring import Distribution
+from shared.redis.submission.limits import Left, Terms
 from shared.sansio.job import Ownership, State
 from shared.schema.caller import MASTER, Priority
 from shared.schema.job import Accepted, FrameKind, OrderKind, Outcome
@@ -23,6 +25,8 @@ _outcome = msgspec.msgpack.Decoder(Outcome)
 
 CONSUMED_BYTES: Final = 256 * 1024
 """A fast stream tells its worker that it may go on before the worker's window is used up."""
+
+HEARD_SECONDS: Final = 0.25
 
 
 class Roads(Protocol):
@@ -41,8 +45,9 @@ class Submission:
     """What a request asks for, after it was checked and routed.
 
     `budget_seconds`: for everything, queue included; `patience_seconds`: for the queue alone. `caller`: id of the key that is
-    charged. `fair_to`: between whom the queue is fair, where that is not the caller's id, which some share. `further`:
-    where to go if this provider does not serve it, in order. `estimated_tokens`: prompt and answer together, for the limits.
+    charged. `fair_to`: between whom the queue is fair, where that is not the caller's id, which some share. `estimate`: of
+    tokens, for the caller's limits; `terms`: these limits, if there are any. `further`: where to go if this provider does
+    not serve it, in order.
     """
 
     endpoint: str
@@ -60,7 +65,8 @@ class Submission:
     fair_to: str = ""
     priority: Priority = "normal"
     patience_seconds: float = 30.0
-    estimated_tokens: int = 0
+    estimate: Estimate = NO_ESTIMATE
+    terms: Terms | None = None
     further: tuple[Route, ...] = ()
 
     def moved_on(self) -> "Submission":
@@ -106,6 +112,9 @@ class OpenJob:
         self.keepalive_due = False
         self.consumed = 0
         self.workers_lost: list[str] = []
+        self.at_door = False
+        self.left: Left | None = None
+        self.sent = Sent()
         self._waited_seconds = 0.0
         self._gaps = gaps if submission.stream else None
         self._jobs = jobs
@@ -150,8 +159,10 @@ class OpenJob:
         self.consumed = self._taken
         chunks, self._chunks = self._chunks, []
         self._taken = self.ownership.received.next
-        for chunk in chunks:
-            self._taken_bytes += len(chunk)
+        if chunks:
+            before = self.sent.bytes
+            self.sent.add(chunks)
+            self._taken_bytes += self.sent.bytes - before
         now = trio.current_time()
         if chunks and self._gaps is not None:
             if self._piece_at is not None:
@@ -159,6 +170,13 @@ class OpenJob:
             self._piece_at = now
         self.last_sent_at = now
         return chunks
+
+    async def heard(self) -> None:
+        """Wait for what Redis has to say of the limits of a caller who has some; a worker may have been faster."""
+        terms = self.submission.terms
+        with trio.move_on_after(HEARD_SECONDS):
+            while terms is not None and terms.per_minute and self.left is None:
+                await self.wait()
 
     async def wait(self) -> None:
         """Wait until something has happened since the last wait: chunks, acceptance, the end, a keep-alive that is due."""

@@ -80,6 +80,7 @@ class Watch:
             if self._jobs.link.up:
                 self._look_for_waiting(jobs, now)
             self._jobs.flush_orders()
+            self._jobs.settling.tick(jobs, now)
 
     def resubscribed(self) -> None:
         """Messages may have been lost: silence proves nothing, and every worker is asked for what we do not have."""

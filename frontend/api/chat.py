@@ -1,7 +1,8 @@
 """`POST /v1/chat/completions`, and what all endpoints that models answer have in common."""
 
+import contextlib
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -11,6 +12,7 @@ from quart import Blueprint, Response, request
 from frontend.admission import Caller
 from frontend.answer import EventStream, head, whole
 from frontend.api.bodies import identify, json_body, on_leave, visit
+from frontend.budget import estimate, limit_headers
 from frontend.catalog import Route
 from frontend.edge import Visit
 from frontend.open_job import OpenJob, Submission
@@ -19,8 +21,11 @@ from frontend.server import StreamBody
 from frontend.services import Services
 from frontend.waiting import patience, priority
 from shared.errors import GatewayError, fail
+from shared.redis.failures import RedisError
+from shared.redis.submission.limits import Terms, what_is_left
 
 _request = msgspec.json.Decoder(ChatRequest)
+LIMITS_SECONDS: Final = 0.5
 R = TypeVar("R", bound=Request)
 
 
@@ -37,11 +42,36 @@ def blueprint(services: Services) -> Blueprint:
 async def serve(services: Services, endpoint: str, decoder: "msgspec.json.Decoder[R]") -> Response:
     """Answer the current request through a worker: who asks, what, for which model, then the job."""
     caller = await identify(services.admission)
+    try:
+        return await _serve(services, endpoint, decoder, caller)
+    except GatewayError:
+        await _tell_limits(services, caller)
+        raise
+
+
+async def _tell_limits(services: Services, caller: Caller) -> None:
+    """Callers with limits read in every answer what is left to them; this one never came to the door."""
+    terms, headers = terms_of(caller), visit().headers
+    if terms is None or not terms.per_minute or "x-sluice-provider" in headers:
+        return
+    with trio.move_on_after(LIMITS_SECONDS), contextlib.suppress(RedisError):
+        left = await what_is_left(services.jobs.link, terms, caller.key.id)
+        if left is not None:
+            headers |= limit_headers(left)
+
+
+async def _serve(services: Services, endpoint: str, decoder: "msgspec.json.Decoder[R]", caller: Caller) -> Response:
+    """If Redis knows another version of the caller's key than we do, it is all decided once more."""
     if not (caller.presented and services.catalog.takes_callers_keys):
         services.admission.require(caller)
     body = await json_body()
     asked = parse(decoder, body)
-    return await _route(services, endpoint, asked, caller, body)
+    try:
+        return await _route(services, endpoint, asked, caller, body)
+    except GatewayError as error:
+        if error.failure.kind != "outdated_key":
+            raise
+    return await _route(services, endpoint, asked, await services.admission.renew(caller), body)
 
 
 async def _route(services: Services, endpoint: str, asked: Request, caller: Caller, body: bytes) -> Response:
@@ -72,6 +102,11 @@ def _open_to(caller: Caller, routes: list[Route]) -> list[Route]:
 
 
 def _submission(
+def terms_of(caller: Caller) -> Terms | None:
+    """The limits of a key that was created; others have none."""
+    return Terms.of(caller.key) if caller.proof is not None else None
+
+
     services: Services, endpoint: str, asked: Request, routes: Sequence[Route], caller: Caller, body: bytes
 ) -> Submission:
     may_stream = None if isinstance(asked, EmbeddingRequest) else asked
@@ -91,6 +126,8 @@ def _submission(
         trace=visit().span,
         caller=caller.key.id,
         fair_to=caller.fingerprint,
+        estimate=estimate(asked, body),
+        terms=terms_of(caller),
         priority=priority(request.headers.get, caller.key.priority),
         patience_seconds=patience(request.headers.get, services.settings.queue_seconds),
         further=tuple(routes[1:]),
@@ -110,7 +147,10 @@ async def answer(services: Services, job: OpenJob) -> Response:
         if wanted.stream:
             await head(job)
             return Response(StreamBody(EventStream(job)), headers=_STREAM_HEADERS)
-        return Response(await whole(job), content_type="application/json")
+            await job.heard()
+        body = await whole(job)
+        await job.heard()
+        return Response(body, content_type="application/json")
     except GatewayError as error:
         error.starts = job.ownership.starts
         raise
@@ -126,6 +166,8 @@ def _headers(job: OpenJob) -> dict[str, str]:
         "x-sluice-queue-ms": str(round(job.waited_seconds * 1000)),
     }
     if job.dropped:
+    if job.left is not None:
+        headers |= limit_headers(job.left)
         # A caller may have made up these names, and a header holds neither commas in one nor line ends.
         headers["x-sluice-dropped-parameters"] = ", ".join(quote(name) for name in job.dropped)
     return headers

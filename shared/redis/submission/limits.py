@@ -15,6 +15,8 @@ from typing import Final, Literal
 import msgspec
 
 from shared.redis import keys
+from shared.redis.link import Link
+from shared.redis.script import Script
 from shared.redis.submission.settlement import SETTLING
 from shared.schema.caller import CallerKey
 
@@ -30,6 +32,11 @@ class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
     concurrent: int | None = None
     daily: int | None = None
     monthly: int | None = None
+
+    @property
+    def per_minute(self) -> bool:
+        """Whether answers tell what is left."""
+        return self.requests is not None or self.tokens is not None
 
     @classmethod
     def of(cls, key: CallerKey) -> "Terms":
@@ -62,8 +69,8 @@ local REVISIONS = LIMIT_KEYS[2]
 local door = {}  -- what limits_check has found out for limits_charge
 
 local function spans(now)  -- the day and the month
-  local day = day_of(now)
-  return day, string.sub(day, 1, 7)
+  door.day = door.day or day_of(now)
+  return door.day, string.sub(door.day, 1, 7)
 end
 
 local function until_next_month(now)
@@ -128,12 +135,12 @@ end
 local function limits_check(ask, now)  -- a refusal or nil, and what is left, for the headers
   redis.call('ZADD', SLOTS, 'XX', 0, '')  -- changes nothing, but a Redis whose memory is full refuses it, and so the whole job
   sweep(now)
-  local terms = ask.terms
+  local terms, reserved = ask.terms, of_caller(ask.caller, 'reserved')
+  door.charged_before = redis.call('HEXISTS', reserved, ask.job) == 1
   if not terms then return nil, nil end
-  local reserved = of_caller(ask.caller, 'reserved')
   door.window = window_at(of_caller(ask.caller, 'window'), now)
   local left = what_is_left(terms, door.window, now)
-  if redis.call('HEXISTS', reserved, ask.job) == 1 then return nil, left end
+  if door.charged_before then return nil, left end
   if redis.call('HGET', REVISIONS, ask.caller) ~= tostring(terms.revision) then
     return {kind = 'outdated_key'}, nil
   end
@@ -166,9 +173,8 @@ end
 
 local function limits_charge(ask, now)  -- what is left now, for the headers
   local terms, left, charged = ask.terms, nil, nil
-  local reserved = of_caller(ask.caller, 'reserved')
   redis.call('ZADD', SLOTS, now + LEASE, slot_of(ask.job, ask.caller))
-  if redis.call('HEXISTS', reserved, ask.job) == 1 then
+  if door.charged_before then
     return terms and what_is_left(terms, door.window, now)
   end
   if terms then
@@ -178,14 +184,39 @@ local function limits_charge(ask, now)  -- what is left now, for the headers
     left = what_is_left(terms, door.window, now)
   end
   local prompt = math.min(ask.prompt_tokens, charged or ask.prompt_tokens)
-  redis.call('HSET', reserved, ask.job, cmsgpack.pack({
-    second = math.floor(now / 1000), day = day_of(now), charged = charged, row = ask.row,
+  redis.call('HSET', of_caller(ask.caller, 'reserved'), ask.job, cmsgpack.pack({
+    second = math.floor(now / 1000), day = spans(now), charged = charged, row = ask.row,
     prompt = prompt, completion = (charged or ask.estimated_tokens) - prompt,
   }))
   return left
 end
 """
 )
+
+
+PEEK: Final = Script(
+    """
+local LIMIT_KEYS = KEYS
+"""
+    + LIMITS
+    + """
+-- ARGV: [terms, caller] in msgpack.  Answers what is left, in msgpack; changes nothing.
+local terms, caller = unpack(cmsgpack.unpack(ARGV[1]))
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+return cmsgpack.pack(what_is_left(terms, window_at(of_caller(caller, 'window'), now), now))
+""",
+    "peek",
+)
+
+_encode = msgspec.msgpack.Encoder().encode
+_left = msgspec.msgpack.Decoder(Left | None)
+
+
+async def what_is_left(link: Link, terms: Terms, caller: str) -> Left | None:
+    """What is left to a caller now, for an answer that never came to the door. Raises `RedisError`."""
+    left: Left | None = _left.decode(await link.script(PEEK, limits_keys(), [_encode((terms, caller))]))
+    return left
 
 
 def limits_keys() -> list[bytes]:

@@ -58,7 +58,7 @@ local function window_add(key, window, now, tokens)  -- one request more, with i
   local bucket = string.format('%d %d %d', (requests or 0) + 1, (before or 0) + tokens, math.max(until_now or 0, last))
   redis.call('HSET', key, second, bucket, 'requests', window.requests, 'tokens', window.tokens,
              'oldest', window.oldest, 'newest', window.newest)
-  redis.call('PEXPIRE', key, MINUTE + 1000)
+  if not requests then redis.call('PEXPIRE', key, MINUTE + 1000) end
 end
 
 local function window_correct(key, second, more)  -- tokens that were granted in that second were others in the end
