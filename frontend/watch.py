@@ -25,6 +25,7 @@ from shared.errors import Failure
 from shared.neighbours import Neighbours, Sign
 from shared.redis import keys
 from shared.redis.dead_jobs import DeadJob, bury
+from shared.redis.submission.queue import withdraw
 from shared.sansio.job import State
 
 _log = logging.getLogger(__name__)
@@ -136,15 +137,29 @@ class Watch:
         def seen(reply: object) -> None:
             if isinstance(reply, list):
                 for (job, attempt), place in zip(attempts, reply, strict=True):
-                    if place is None and job.ownership.state is State.WAITING and job.ownership.attempt == attempt:
-                        self._missed(job)
+                    if place is None:
+                        self._missed(job, attempt)
+                    elif b":" not in place:
+                        self._look_for_entry(job, attempt, place)
 
         self._jobs.link.post(b"HMGET", keys.places(provider), *(job.name for job in waiting), on_reply=seen)
 
-    def _missed(self, job: OpenJob) -> None:
+    def _look_for_entry(self, job: OpenJob, attempt: int, entry: bytes) -> None:
+        """The job is said to be in the stream. Somebody may have deleted it there, by hand."""
+
+        def seen(reply: object) -> None:
+            if reply == []:
+                self._missed(job, attempt)
+
+        self._jobs.link.post(b"XRANGE", keys.jobs(job.submission.provider), entry, entry, on_reply=seen)
+
+    def _missed(self, job: OpenJob, attempt: int) -> None:
+        if job.ownership.state is not State.WAITING or job.ownership.attempt != attempt:
+            return
         job.missed_looks += 1
         if job.missed_looks >= LOOKS:
             _log.warning("job %s vanished from the queue, submitting it again", job.submission.request_id)
+            self._jobs.link.post_script(*withdraw(job.submission.provider, job.name))  # what may be left of it
             job.vanished()
 
     def _ears(self, jobs: list[OpenJob], now: float) -> None:

@@ -23,7 +23,9 @@ class RedisServer:
         for attempt in range(START_ATTEMPTS):
             self.port = _free_port()
             self._embedded = EmbeddedRedis(
-                _executable(), further=f"bind 127.0.0.1\nport {self.port}\n{_debug_commands()}"
+                _executable(),
+                further=f"bind 127.0.0.1\nport {self.port}\n{_debug_commands()}",
+                preexec=_take_file_limits_for_errors,
             )
             try:
                 self._embedded.start()
@@ -60,10 +62,14 @@ class RedisServer:
         self._embedded._process.kill()
         self._embedded._process.wait()
 
-    def restart(self) -> None:
-        """Come back at the same addresses, empty; kills the server if it runs."""
+    def restart(self, further: str = "") -> None:
+        """Come back at the same addresses, empty (unless it has saved something); kills the server if it runs.
+
+        `further`: lines of redis.conf, for this time and all times after.
+        """
         if self._embedded.poll() is None:
             self.kill()
+        self._embedded._further += f"\n{further}"
         self._embedded.start()
 
     def pause(self) -> None:
@@ -84,6 +90,11 @@ class RedisServer:
 def redis_server() -> Iterator[RedisServer]:
     with contextlib.closing(RedisServer()) as server:
         yield server
+
+
+def _take_file_limits_for_errors() -> None:
+    """A write beyond RLIMIT_FSIZE fails, as on a full disk, and does not end the process."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
 @lru_cache(maxsize=1)
