@@ -77,8 +77,7 @@ class Jobs:
         self.submit(job)
 
     def new(self, submission: Submission) -> OpenJob:
-        gaps = self.gaps.of(submission.provider) if self.gaps is not None else None
-        return OpenJob(submission, self, self._max_starts, gaps)
+        return OpenJob(submission, self, self._max_starts, self.gaps)
 
     def admitted(self, job: OpenJob) -> None:
         if self.on_admitted is not None:

@@ -13,7 +13,7 @@ import trio
 from frontend.budget import NO_ESTIMATE, Estimate, Sent
 from frontend.catalog import Route
 from shared.errors import Failure
-from shared.measuring import Distribution
+from shared.measuring import Distribution, Histogram
 from shared.redis.submission.limits import Left, Terms
 from shared.sansio.job import Ownership, State
 from shared.schema.caller import MASTER, Priority
@@ -84,7 +84,7 @@ class OpenJob:
     `gaps`: between pieces of a stream.
     """
 
-    def __init__(self, submission: Submission, jobs: Roads, max_starts: int, gaps: Distribution | None = None) -> None:
+    def __init__(self, submission: Submission, jobs: Roads, max_starts: int, gaps: Histogram | None = None) -> None:
         self.submission = submission
         self.ownership = Ownership(
             secrets.token_bytes(16), max_starts=max_starts, commits_on_chunk=submission.stream,
@@ -117,11 +117,12 @@ class OpenJob:
         self.sent = Sent()
         self._waited_seconds = 0.0
         self._gaps = gaps if submission.stream else None
+        self._gaps_here: Distribution | None = None
         self._jobs = jobs
         self._chunks: list[bytes] = []
         self._taken = 0
         self._taken_bytes = 0
-        self._piece_at: float | None = None
+        self._piece_at = 0.0
         self._news = False
         self._parked: trio.lowlevel.Task | None = None
 
@@ -165,8 +166,10 @@ class OpenJob:
             self._taken_bytes += self.sent.bytes - before
         now = trio.current_time()
         if chunks and self._gaps is not None:
-            if self._piece_at is not None:
-                self._gaps.observe(now - self._piece_at)
+            if self._gaps_here is None:  # from here on the provider is certain
+                self._gaps_here = self._gaps.of(self.submission.provider)
+            else:
+                self._gaps_here.observe(now - self._piece_at)
             self._piece_at = now
         self.last_sent_at = now
         return chunks
