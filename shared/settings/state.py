@@ -3,6 +3,7 @@
     api-key      the key of callers, made by `sluice up` or `sluice keys` when SLUICE_API_KEY is not set
     secret-key   what encrypts in Redis, made by the first process when SLUICE_SECRET_KEY is not set
     redis-url    where the Redis of the `sluice up` that runs in this directory listens; gone when it stops
+    redis/       what that Redis keeps: callers' keys and usage, and what was in flight
     .gitignore   keeps all of it out of version control
 
 A file appears whole or not at all: it is written under another name and then linked to its own, which fails if somebody
@@ -19,6 +20,8 @@ from pathlib import Path
 API_KEY = "api-key"
 SECRET_KEY = "secret-key"
 REDIS_URL = "redis-url"
+REDIS_DATA = "redis"
+"""The directory of what the Redis of `sluice up` keeps."""
 
 
 class StateError(Exception):
@@ -85,17 +88,35 @@ class StateDir:
         except OSError as error:
             raise StateError(f"cannot write {self.path / name}: {_reason(error)}") from error
 
+    def directory(self, name: str) -> Path:
+        """A directory, which is made if it is not there.
+
+        Raises:
+            StateError: it cannot be made, or made private.
+        """
+        path = self.path / name
+        try:
+            self._make()
+            path.mkdir(mode=0o700, exist_ok=True)
+            path.chmod(0o700)
+        except OSError as error:
+            raise StateError(f"cannot use {path}: {_reason(error)}") from error
+        return path
+
     def remove(self, name: str, *, if_holds: str) -> None:
         """Deletes a file that still holds `if_holds`; one that somebody else wrote stays."""
         with contextlib.suppress(OSError, StateError):
             if self.read(name) == if_holds:
                 (self.path / name).unlink()
 
-    def _write(self, name: str, text: str, *, replace: bool) -> bool:
+    def _make(self) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         ignore = self.path / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n", encoding="utf-8")
+
+    def _write(self, name: str, text: str, *, replace: bool) -> bool:
+        self._make()
         draft = self.path / f".{name}.{secrets.token_hex(8)}"
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:

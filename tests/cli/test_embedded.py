@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,8 @@ import pytest
 import redis
 import trio
 
-from cli.embedded import EmbeddedRedis, NoServer, find_server, server_version
+from cli import embedded as module
+from cli.embedded import DataInUse, EmbeddedRedis, NoServer, find_server, server_version
 from shared.redis.address import Address
 from shared.redis.link import Link
 from tests.waiting import until
@@ -87,6 +89,54 @@ def test_is_private_and_keeps_nothing() -> None:
         assert settings["maxmemory-policy"] == "noeviction"
         assert int(settings["maxmemory"]) == 512 * 1024 * 1024
         assert psutil.Process(embedded.pid).net_connections("inet") == []
+
+
+def test_keeps_what_it_was_given_a_directory_for(tmp_path: Path) -> None:
+    """Over an orderly end; and over a crash, once a second has gone by or it was told to wait for the disk."""
+    data = tmp_path / 'with "quotes" and spaces'
+    data.mkdir(mode=0o700)
+    embedded = EmbeddedRedis(SERVER, data=data)
+    for round_number in range(3):
+        embedded.start()
+        with _client(embedded) as client:
+            assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
+            assert client.incr("rounds") == round_number + 1
+            if round_number == 1:
+                client.config_set("appendfsync", "always")
+                client.set("last", "word")
+                os.kill(embedded.pid, signal.SIGKILL)
+        if round_number == 1:
+            while embedded.poll() is None:
+                time.sleep(0.001)
+        else:
+            private = embedded.socket_path.parent
+            embedded.stop()
+            assert not private.exists()
+    with EmbeddedRedis(SERVER, data=data) as another, _client(another) as client:
+        assert (client.get("rounds"), client.get("last")) == (b"3", b"word")
+
+
+def test_two_servers_never_run_on_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOCK_SECONDS", 0.05)
+    with EmbeddedRedis(SERVER, data=tmp_path) as first:
+        second = EmbeddedRedis(SERVER, data=tmp_path)
+        with pytest.raises(DataInUse, match="another Redis runs"):
+            second.start()
+        with _client(first) as client:
+            assert client.ping()
+        os.kill(first.pid, signal.SIGKILL)  # nobody has to clean up after it
+        monkeypatch.setattr(module, "LOCK_SECONDS", 5.0)
+        second.start()
+        second.stop()
+
+
+def test_data_of_a_newer_server_are_not_overlooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "appendonlydir").mkdir()
+    old = _fake_server(tmp_path / "bin", "redis-server", "Redis server v=6.2.14 sha=00000000:0 bits=64")
+    with pytest.raises(NoServer, match="was written by Redis 7"):
+        EmbeddedRedis(old, data=tmp_path).start()
+    with pytest.raises(NoServer, match="cannot keep data"):
+        EmbeddedRedis(SERVER, data=tmp_path / "nowhere").start()
 
 
 def test_is_out_of_reach_of_the_terminals_signals() -> None:

@@ -64,7 +64,26 @@ def test_from_an_empty_directory_to_a_streamed_answer_and_to_nothing(tmp_path: P
         assert time.monotonic() - began < 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
     assert not redis_directory.exists()
-    assert sorted(path.name for path in (tmp_path / ".sluice").iterdir()) == [".gitignore", "api-key", "secret-key"]
+    left = sorted(path.name for path in (tmp_path / ".sluice").iterdir())
+    assert left == [".gitignore", "api-key", "redis", "secret-key"]
+    assert (tmp_path / ".sluice" / "redis").stat().st_mode & 0o777 == 0o700
+
+
+def test_keys_for_callers_outlive_the_gateway_and_a_second_one_beside_it_keeps_nothing(tmp_path: Path):
+    with gateway(tmp_path) as up:
+        base_url = banner(up)["Base URL"]
+        port = {"SLUICE_PORT": str(httpx2.URL(base_url).port)}
+        made = sluice("keys", "create", "Ada", directory=tmp_path, **port)
+        key = made.stdout.strip()
+        assert httpx2.get(f"{base_url}/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+        with gateway(tmp_path) as beside:
+            assert "another Redis runs on the data" in beside.output()
+            there = httpx2.get(f"{banner(beside)['Base URL']}/models", headers={"authorization": f"Bearer {key}"})
+            assert there.status_code == 401
+    with gateway(tmp_path) as again:
+        base_url = banner(again)["Base URL"]
+        assert httpx2.get(f"{base_url}/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+        assert "Ada" in sluice("keys", "list", directory=tmp_path, SLUICE_PORT=str(httpx2.URL(base_url).port)).stdout
 
 
 def test_processes_started_by_hand_join_and_each_knows_only_its_own_secrets(tmp_path: Path):
