@@ -46,8 +46,9 @@ format: $(VENV)/.dev  ## lay out the code and mend what the linter can mend
 bench: $(VENV)/.dev  ## measure side by side with a plain pass-through proxy
 	@$(BIN)/python -m bench $(ARGS)
 
-docs: $(VENV)/.run  ## write the table of settings into README.md and .env.example
+docs: $(VENV)/.run  ## write the table of settings into README.md and .env.example, that of tests into docs/reliability.md
 	@$(BIN)/python -m cli.docs
+	@$(BIN)/python -m tests.faults.matrix
 
 lock: $(VENV)/.dev  ## resolve the lock files anew
 	@test -x $(BIN)/uv || $(PIP) install uv

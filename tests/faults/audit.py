@@ -3,26 +3,30 @@
 Z1 no credential is leased, unless by a worker that was killed, for less than ten seconds more. Z2 every process has as
 many tasks as before. Z3 Redis holds only keys that `shared/redis/keys.py` documents, of the documented type, and with an
 expiry where a life in seconds is documented. Z4 streams, pending lists and waiting rooms are empty. Z5 memory is back to
-within 5 % + 8 MiB. Z6 open files are back. Z7 no call is open at the upstream. Z8 no concurrency slot is taken. Z9 every job
-that was accepted has ended.
+within 5 % + 8 MiB. Z6 open files are back. Z7 no call is open at the upstream. Z8 no concurrency slot is taken, unless no
+frontend is left to give it back. Z9 every job that was accepted has ended, and the metrics say so.
 
 Some of it takes its time (a lease that its dead holder cannot give back, an advertisement that expires), so the audit looks
 again until it finds nothing or its patience ends, and then says all that it found.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
+import httpx2
 import trio
 
 from shared.redis import keys
+from tests.end_to_end.gateway import API_KEY
 from tests.faults.house import Held, House
 
 PATIENCE_SECONDS = 13.0
 LOOK_SECONDS = 0.1
 LEASE_MILLISECONDS = 11_000
+COUNTED = ("sluice_jobs_accepted_total", "sluice_jobs_ended_total", "sluice_jobs_open")
 MEMORY_SHARE = 1.05
 MEMORY_BYTES = 8 * 1024 * 1024
 PROVIDER = r"\{?[^{}:]+\}?"
@@ -63,7 +67,7 @@ async def audit(house: House, *, patience_seconds: float = PATIENCE_SECONDS) -> 
     await house.close_clients()
     found: list[str] = []
     with trio.move_on_after(patience_seconds):
-        while found := [*_upstream(house), *await trio.to_thread.run_sync(_redis, house)]:  # noqa: ASYNC110 - other processes tell nobody
+        while found := [*_upstream(house), *await trio.to_thread.run_sync(lambda: [*_redis(house), *_metrics(house)])]:  # noqa: ASYNC110 - other processes tell nobody
             await trio.sleep(LOOK_SECONDS)
         while found := await _processes(house):  # noqa: ASYNC110 - likewise
             await trio.sleep(LOOK_SECONDS)
@@ -106,6 +110,38 @@ def _left_in(house: House, name: str, type_: str) -> Iterator[str]:
         for member, end in client.zrange(name, 0, -1, withscores=True):
             if member.startswith(b"lease ") and not (_is_the_deads(house, member) and end - now < LEASE_MILLISECONDS):
                 yield f"Z1 a credential is leased: {member.decode()}"
+    elif name == keys.SLOTS.decode() or re.fullmatch(r"sluice:caller:.*:reserved", name):
+        yield from _slots(house, name)
+
+
+def _slots(house: House, name: str) -> Iterator[str]:
+    """Those of dead frontends are given back by the others; where none is left, they are over when they end."""
+    if any(frontend.lives for frontend in house.frontends):
+        yield f"Z8 {name} is not empty"
+    elif name == keys.SLOTS.decode():
+        now = house.redis.client.time()[0] * 1000
+        for slot, end in house.redis.client.zrange(name, 0, -1, withscores=True):
+            if end - now > LEASE_MILLISECONDS:
+                yield f"Z8 {name} holds {slot!r} for {(end - now) / 1000:.0f} s"
+
+
+def _metrics(house: House) -> Iterator[str]:
+    """What each frontend has counted since it started adds up."""
+    for frontend in house.frontends:
+        listens = re.search(r"listens on (127\.0\.0\.1:\d+)", frontend.text())
+        if not frontend.lives or listens is None:
+            continue
+        with contextlib.suppress(httpx2.TransportError):
+            headers = {"authorization": f"Bearer {API_KEY}", "connection": "close"}
+            answer = httpx2.get(f"http://{listens[1]}/metrics", headers=headers)
+            if answer.status_code == 200:
+                accepted, ended, still = (_total(answer.text, name) for name in COUNTED)
+                if accepted != ended or still:
+                    yield f"Z9 {frontend.name} {frontend.pid}: {accepted} jobs accepted, {ended} ended, {still} open"
+
+
+def _total(exposition: str, name: str) -> int:
+    return sum(int(float(value)) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", exposition, re.M))
 
 
 def _is_the_deads(house: House, member: bytes) -> bool:

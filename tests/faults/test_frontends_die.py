@@ -29,7 +29,7 @@ async def test_killed_with_fifty_streams(house: House) -> None:
             await until(lambda: all(told.pieces for told in streams), 10)
             for told in queued:
                 nursery.start_soon(lambda told=told: stream(house, "never", told=told))
-            await until(lambda: house.redis.client.xlen("sluice:jobs:{openai}") == len(queued))
+            await until(lambda: house.redis.client.xlen("sluice:jobs:{openai}") == len(queued), 15)
             house.frontend.kill()
             killed_at = trio.current_time()
         noticed = trio.current_time() - killed_at
