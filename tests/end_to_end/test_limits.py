@@ -26,6 +26,8 @@ def three() -> Iterator[Gateway]:
         yield house
 
 
+@pytest.mark.fault("D17")
+@pytest.mark.promise("P13")
 async def test_requests_per_minute_are_exact_over_three_frontends(three: Gateway, http: httpx2.AsyncClient) -> None:
     caller = await a_caller(three, http, requests_per_minute=20)
     answers = await all_at_once([lambda i=i: caller.ask(frontend=i) for i in range(90)])
@@ -45,6 +47,8 @@ async def test_requests_per_minute_are_exact_over_three_frontends(three: Gateway
         await until(lambda: caller.counted() == {"done": 20})
 
 
+@pytest.mark.fault("D17")
+@pytest.mark.promise("P13")
 async def test_tokens_per_minute_are_exact_over_three_frontends(three: Gateway, http: httpx2.AsyncClient) -> None:
     """Five tokens of prompt and 95 of answer each: ten fit into a thousand, as long as none of them has ended."""
     caller = await a_caller(three, http, tokens_per_minute=1000)
@@ -76,6 +80,8 @@ async def test_tokens_per_minute_are_exact_over_three_frontends(three: Gateway, 
     assert int(after.headers["x-ratelimit-remaining-tokens"]) == 1000 - used - 100
 
 
+@pytest.mark.fault("D17")
+@pytest.mark.promise("P13")
 async def test_concurrent_requests_are_exact_over_three_frontends(three: Gateway, http: httpx2.AsyncClient) -> None:
     caller = await a_caller(three, http, concurrent_requests=4)
     for _ in range(2):

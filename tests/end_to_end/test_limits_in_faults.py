@@ -28,6 +28,7 @@ async def stream_until(caller: Caller, word: bytes, frontend: int, reached: trio
                     reached.set()
 
 
+@pytest.mark.promise("P13")
 @pytest.mark.parametrize("victim", ["frontend", "worker-echo"])
 async def test_a_killed_process_gives_its_slots_back(
     redis_server: RedisServer, http: httpx2.AsyncClient, victim: str
@@ -50,6 +51,7 @@ async def test_a_killed_process_gives_its_slots_back(
         assert row.prompt_tokens and row.completion_tokens
 
 
+@pytest.mark.promise("P13")
 @pytest.mark.slow
 async def test_what_nobody_can_settle_any_more_is_settled_at_its_estimate(
     redis_server: RedisServer, http: httpx2.AsyncClient
@@ -69,6 +71,7 @@ async def test_what_nobody_can_settle_any_more_is_settled_at_its_estimate(
         assert caller.counted() == {"unsettled": 1}
 
 
+@pytest.mark.promise("P13")
 async def test_settled_exactly_once_while_connections_are_cut(
     redis_server: RedisServer, http: httpx2.AsyncClient
 ) -> None:
