@@ -1,7 +1,7 @@
 """`sluice doctor`: looks at everything that a gateway needs, and says what to do about what is not well.
 
 1. settings: what is wrong with them, which providers are configured
-2. Redis: does it answer, how fast, how old is it, will it throw data away
+2. Redis: does it answer, how fast, how old is it, will it throw data away, or lose callers' keys when it ends
 3. processes: who advertises itself, is there a worker for each configured provider, do all seal with our key, did any
    job take workers along
 4. gateway: is it ready, does it accept our key
@@ -154,6 +154,28 @@ def _server(server: Any) -> Iterator[Finding]:
             "may take all the memory of its machine",
             "set maxmemory in redis.conf, for example 512mb",
         )
+    yield from _kept(server, known)
+
+
+def _kept(server: Any, known: dict[str, Any]) -> Iterator[Finding]:
+    """Whether callers' keys survive an end of Redis."""
+    count = server.hlen(keys.CALLERS)
+    if not count:
+        return
+    if known.get("aof_enabled"):
+        yield Finding("good", "redis", f"writes down each change; {count} keys of callers survive its end")
+        return
+    try:
+        snapshots = bool(server.config_get("save").get("save"))
+    except redis.ResponseError:
+        snapshots = None  # a rented one, which does not let itself be asked
+    has = {True: "writes down snapshots only", False: "keeps nothing", None: "does not say what it keeps"}[snapshots]
+    yield Finding(
+        "notice",
+        "redis",
+        f"{has}, and {count} keys of callers are in it, with their limits and usage",
+        "have it write down each change: `redis-cli config set appendonly yes`, and in redis.conf",
+    )
 
 
 def _dead_jobs(server: Any) -> Iterator[Finding]:

@@ -140,6 +140,25 @@ def test_a_redis_that_throws_data_away(redis_server, settings):
     ]
 
 
+def test_a_redis_that_would_lose_callers_keys(redis_server, settings):
+    settings(REDIS_URL=redis_server.url, SLUICE_PORT="1")
+    server = redis_server.client
+
+    def about_keys() -> list[tuple[str, str]]:
+        return [
+            (finding.level, finding.sentence) for finding in found("redis") if "keys of callers" in finding.sentence
+        ]
+
+    assert about_keys() == [], "there are none to lose"
+    server.hset(keys.CALLERS, mapping={"1f2e3d4c": "{}", "5b6a7980": "{}"})
+    assert about_keys() == [("notice", "keeps nothing, and 2 keys of callers are in it, with their limits and usage")]
+    server.config_set("save", "3600 1")
+    ((level, sentence),) = about_keys()
+    assert level == "notice" and sentence.startswith("writes down snapshots only")
+    server.config_set("appendonly", "yes")
+    assert about_keys() == [("good", "writes down each change; 2 keys of callers survive its end")]
+
+
 def test_nobody_is_alive_and_a_provider_has_no_worker(redis_server, settings, upstream):
     settings(REDIS_URL=redis_server.url, SLUICE_PORT="1", OPENAI_API_KEY="k", OPENAI_BASE_URL=upstream)
     assert found("processes") == [Finding("bad", "processes", "no process of a gateway is alive", "run `sluice up`")]

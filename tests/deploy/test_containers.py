@@ -77,14 +77,15 @@ def test_the_real_validator_accepts_the_file_where_there_is_one():
 
 def test_every_reference_leads_somewhere():
     file = compose()
-    assert {key for key in file if not key.startswith("x-")} == {"services", "networks"}
+    assert {key for key in file if not key.startswith("x-")} == {"services", "networks", "volumes"}
     for name, service in file["services"].items():
         assert set(service) <= SERVICE_KEYS, name
         assert {"image"} <= set(service), name
         assert set(service.get("depends_on", ())) <= set(file["services"]), name
         assert service["networks"] and set(service["networks"]) <= set(file["networks"]), name
         for volume in service.get("volumes", ()):
-            assert (ROOT / volume.split(":")[0]).is_file(), volume
+            source = volume.split(":")[0]
+            assert source in file["volumes"] or (ROOT / source).is_file(), volume
         for dependency, condition in service.get("depends_on", {}).items():
             assert condition == {"condition": "service_healthy"}
             assert has_health_check(dependency), f"{name} waits for the health of {dependency}"
@@ -146,10 +147,17 @@ def test_services_get_settings_that_exist_and_only_their_own_secrets():
         assert set(service["environment"]) & keys == own, name
 
 
-def test_redis_loses_nothing_silently_and_asks_for_a_password():
+def test_redis_loses_nothing_and_asks_for_a_password():
     command = SERVICES["redis"]["command"][-1]
-    for needed in ("--requirepass", "--maxmemory-policy noeviction", "--maxmemory 512mb"):
+    for needed in (
+        "--requirepass",
+        "--maxmemory-policy noeviction",
+        "--maxmemory 512mb",
+        "--appendonly yes",
+        "--dir /data",
+    ):
         assert needed in command
+    assert SERVICES["redis"]["volumes"] == ["redis:/data"]
 
 
 def test_the_image_runs_as_nobody_and_holds_no_secret():
