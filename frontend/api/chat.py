@@ -101,12 +101,12 @@ def _open_to(caller: Caller, routes: list[Route]) -> list[Route]:
     return routes
 
 
-def _submission(
 def terms_of(caller: Caller) -> Terms | None:
     """The limits of a key that was created; others have none."""
     return Terms.of(caller.key) if caller.proof is not None else None
 
 
+def _submission(
     services: Services, endpoint: str, asked: Request, routes: Sequence[Route], caller: Caller, body: bytes
 ) -> Submission:
     may_stream = None if isinstance(asked, EmbeddingRequest) else asked
@@ -125,9 +125,9 @@ def terms_of(caller: Caller) -> Terms | None:
         credential=caller.presented or None if route.caller_credentials else None,
         trace=visit().span,
         caller=caller.key.id,
-        fair_to=caller.fingerprint,
         estimate=estimate(asked, body),
         terms=terms_of(caller),
+        fair_to=caller.fingerprint,
         priority=priority(request.headers.get, caller.key.priority),
         patience_seconds=patience(request.headers.get, services.settings.queue_seconds),
         further=tuple(routes[1:]),
@@ -146,8 +146,8 @@ async def answer(services: Services, job: OpenJob) -> Response:
         services.jobs.open(job)
         if wanted.stream:
             await head(job)
-            return Response(StreamBody(EventStream(job)), headers=_STREAM_HEADERS)
             await job.heard()
+            return Response(StreamBody(EventStream(job)), headers=_STREAM_HEADERS)
         body = await whole(job)
         await job.heard()
         return Response(body, content_type="application/json")
@@ -165,9 +165,9 @@ def _headers(job: OpenJob) -> dict[str, str]:
         "x-sluice-attempts": str(job.ownership.starts),
         "x-sluice-queue-ms": str(round(job.waited_seconds * 1000)),
     }
-    if job.dropped:
     if job.left is not None:
         headers |= limit_headers(job.left)
+    if job.dropped:
         # A caller may have made up these names, and a header holds neither commas in one nor line ends.
         headers["x-sluice-dropped-parameters"] = ", ".join(quote(name) for name in job.dropped)
     return headers
