@@ -192,7 +192,7 @@ def usage(  # noqa: PLR0913, PLR0917 - each option is a parameter
 ) -> None:
     """Show what callers have used: requests and tokens, by key unless `--by` says otherwise.
 
-    Only the key goes to standard output, so it can be used in a command.
+    Examples:
 
         sluice usage
 

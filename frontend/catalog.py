@@ -190,19 +190,21 @@ class Catalog:
             )  # fmt: skip
         return False
 
-    def models(self) -> list[Model]:
-        """What `/v1/models` lists: the served models, and the aliases that lead to one."""
-        served = [self._complete(model, provider) for model, provider in self._models.values()]
-        names = dict.fromkeys(self._planned, "") | self._aliases
-        for name, target in names.items():
-            route = next(self._routes(target or name, name), None)
-            if route is not None and name not in self._models:
-                served.append(Model(name, self._started, route.provider))
+    def models(self, allow: Callable[[Route], bool] = lambda route: True) -> list[Model]:
+        """What `/v1/models` lists: the served models, and the aliases that lead to one. `allow`: what this caller may use."""
+        named = {name: (name, model) for name, (model, _) in self._models.items()}
+        for name, target in (dict.fromkeys(self._planned, "") | self._aliases).items():
+            named.setdefault(name, (target or name, Model(name, self._started)))
+        served = []
+        for name, (target, model) in named.items():
+            route = next(filter(allow, self._routes(target, name)), None)
+            if route is not None:
+                served.append(self._complete(model, route.provider))
         return sorted(served, key=lambda model: model.id)
 
-    def model(self, name: str) -> Model:
-        """One model by any name that a request may use. Raises `GatewayError` `model_not_found`."""
-        route = self.resolve(name)
+    def model(self, name: str, allow: Callable[[Route], bool] = lambda route: True) -> Model:
+        """One model by any name that a request may use. Raises as `routes`."""
+        route = self.routes(name, allow)[0]
         if name in self._models:
             return self._complete(*self._models[name])
         return Model(name, self._started, route.provider)

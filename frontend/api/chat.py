@@ -76,7 +76,7 @@ async def _serve(services: Services, endpoint: str, decoder: "msgspec.json.Decod
 
 async def _route(services: Services, endpoint: str, asked: Request, caller: Caller, body: bytes) -> Response:
     """Whether this caller may ask for this model here, and then the job."""
-    routes = _open_to(caller, services.catalog.routes(asked.model, allow=lambda route: _may_use(caller, route)))
+    routes = _open_to(caller, services.catalog.routes(asked.model, allow=lambda route: may_use(caller, route)))
     if not (caller.presented and routes[0].caller_credentials):
         services.admission.require(caller)
     served = [route for route in routes if endpoint in route.endpoints]
@@ -88,7 +88,8 @@ async def _route(services: Services, endpoint: str, asked: Request, caller: Call
     return await answer(services, services.jobs.new(_submission(services, endpoint, asked, served, caller, body)))
 
 
-def _may_use(caller: Caller, route: Route) -> bool:
+def may_use(caller: Caller, route: Route) -> bool:
+    """Whether the caller's key allows this route, by the name that was asked for or by the provider's own."""
     return caller.allows(route.asked_model, route.provider) or caller.allows(route.model, route.provider)
 
 

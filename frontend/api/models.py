@@ -3,7 +3,9 @@
 import msgspec
 from quart import Blueprint, Response
 
+from frontend.admission import Caller
 from frontend.api.bodies import identify
+from frontend.api.chat import may_use
 from frontend.services import Services
 from shared.schema.advertisement import Model
 
@@ -13,21 +15,23 @@ def blueprint(services: Services) -> Blueprint:
 
     @routes.get("/v1/models")
     async def list_models() -> Response:
-        await _admit(services)
-        return _json({"object": "list", "data": [_object(model) for model in services.catalog.models()]})
+        caller = await _admit(services)
+        models = services.catalog.models(lambda route: may_use(caller, route))
+        return _json({"object": "list", "data": [_object(model) for model in models]})
 
     @routes.get("/v1/models/<path:name>")
     async def one_model(name: str) -> Response:
-        await _admit(services)
-        return _json(_object(services.catalog.model(name)))
+        caller = await _admit(services)
+        return _json(_object(services.catalog.model(name, lambda route: may_use(caller, route))))
 
     return routes
 
 
-async def _admit(services: Services) -> None:
+async def _admit(services: Services) -> Caller:
     caller = await identify(services.admission)
     if not (services.catalog.takes_callers_keys and caller.presented):
         services.admission.require(caller)
+    return caller
 
 
 def _object(model: Model) -> dict[str, object]:

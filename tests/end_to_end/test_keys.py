@@ -141,6 +141,7 @@ async def test_a_changed_key_is_changed_everywhere(doors: list[Door]) -> None:
     path = f"/admin/keys/{record['id']}"
     changed = (await other.ask("PATCH", path, json={"models": ["other"], "daily_tokens": None})).json()
     assert changed == record | {"models": ["other"], "daily_tokens": None, "revision": 2}
+    assert [await door.status(key) for door in doors] == [404, 404]
     assert (await one.ask("PATCH", path, json={"models": None})).json() == changed | {"models": [], "revision": 3}
     assert [await door.status(key) for door in doors] == [200, 200]
 
@@ -317,6 +318,34 @@ async def test_a_key_of_ours_is_never_shown_to_an_upstream_that_takes_callers_ke
                 assert await door.status(mistaken, "farui-plus") == 401
             assert await door.status("sk-callers-own-0123456789", "farui-plus") == 200
             assert [call.key for call in upstream.ledger.calls] == ["sk-callers-own-0123456789"]
+
+
+async def test_a_key_sees_and_uses_only_its_models_and_providers(doors: list[Door]) -> None:
+    one, other = doors
+
+    async def listed(key: str) -> set[str]:
+        return {model["id"] for model in (await other.ask("GET", "/v1/models", key)).json()["data"]}
+
+    everything = await listed(API_KEY)
+    assert {"echo", "echo-slow", "fast"} <= everything
+    for fields, visible in [
+        ({}, everything),
+        ({"models": ["echo"]}, {"echo", "fast"}),
+        ({"models": ["fast"]}, {"fast"}),
+        ({"models": ["echo/*"], "providers": ["ec*"]}, everything),
+        ({"providers": ["openai"]}, set()),
+        ({"models": ["gpt-*"]}, set()),
+    ]:
+        key, _ = await one.make(**fields)
+        assert await listed(key) == visible, fields
+        for model in ("echo", "fast", "echo-slow"):
+            shown = await other.ask("GET", f"/v1/models/{model}", key)
+            assert (shown.status_code == 200) == (model in visible), (fields, model)
+            if model != "echo-slow" or model not in visible:
+                assert await other.status(key, model) == (200 if model in visible else 404), (fields, model)
+    key, _ = await one.make(models=["gpt-*"])
+    impermissible, unknown = [(await one.chat(key, model)).text.replace(model, "") for model in ("echo", "nonesuch")]
+    assert impermissible == unknown and "model_not_found" in unknown
 
 
 async def test_usage_as_json_and_as_a_table(doors: list[Door], redis: RedisServer) -> None:
