@@ -264,6 +264,7 @@ async def test_a_failed_attempt_and_its_repetition_are_one_road(
     assert total(seen, "sluice_retries_total", reason="overloaded") == 1 + total(before, "sluice_retries_total")
 
 
+@pytest.mark.fault("E5")
 @pytest.mark.parametrize("sink", ["a pipe that nobody reads", "a full disk"])
 def test_a_log_that_takes_nothing_stops_no_request(watched: Watched, sink: str) -> None:
     running, port = watched.gateway, free_port()
