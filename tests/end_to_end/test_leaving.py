@@ -47,6 +47,7 @@ async def closed_after(upstream: OpenAICompatible, call: Call, left_at: float) -
     return call.closed_at - left_at
 
 
+@pytest.mark.promise("P7")
 @pytest.mark.parametrize("how", ["fin", "reset"])
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("after", ["request", "pieces"])
@@ -77,6 +78,7 @@ async def test_bytes_after_the_request_do_not_hide_the_departure(
     assert await closed_after(upstream, call, await leave(caller, "fin")) < MOST_SECONDS
 
 
+@pytest.mark.promise("P7")
 async def test_forty_callers_leave_at_once(house: Gateway, upstream: OpenAICompatible) -> None:
     callers = [await connect(house) for _ in range(40)]
     for number, caller in enumerate(callers):
@@ -89,6 +91,7 @@ async def test_forty_callers_leave_at_once(house: Gateway, upstream: OpenAICompa
     assert {call.closed_by for call in upstream.ledger.calls} == {"client"}
 
 
+@pytest.mark.promise("P7")
 async def test_the_sdk_aborts_a_stream(sdk: openai.AsyncOpenAI, upstream: OpenAICompatible) -> None:
     stream = await sdk.chat.completions.create(
         model="gpt-4o-mini", stream=True, messages=[{"role": "user", "content": "go sim:fault=endless sim:gap=0.01"}]
@@ -113,6 +116,7 @@ async def busy_house(redis_server: RedisServer, upstream_port: int) -> AsyncIter
             yield running, simulator
 
 
+@pytest.mark.promise("P7")
 async def test_leaving_the_queue_takes_the_job_off_it(busy_house: tuple[Gateway, OpenAICompatible]) -> None:
     house, upstream = busy_house
     first, second = await connect(house), await connect(house)

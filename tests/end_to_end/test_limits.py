@@ -26,6 +26,7 @@ def three() -> Iterator[Gateway]:
         yield house
 
 
+@pytest.mark.promise("P13")
 @pytest.mark.fault("D17")
 @pytest.mark.promise("P13")
 async def test_requests_per_minute_are_exact_over_three_frontends(three: Gateway, http: httpx2.AsyncClient) -> None:
@@ -47,6 +48,7 @@ async def test_requests_per_minute_are_exact_over_three_frontends(three: Gateway
         await until(lambda: caller.counted() == {"done": 20})
 
 
+@pytest.mark.promise("P13")
 @pytest.mark.fault("D17")
 @pytest.mark.promise("P13")
 async def test_tokens_per_minute_are_exact_over_three_frontends(three: Gateway, http: httpx2.AsyncClient) -> None:
@@ -80,6 +82,7 @@ async def test_tokens_per_minute_are_exact_over_three_frontends(three: Gateway, 
     assert int(after.headers["x-ratelimit-remaining-tokens"]) == 1000 - used - 100
 
 
+@pytest.mark.promise("P13")
 @pytest.mark.fault("D17")
 @pytest.mark.promise("P13")
 async def test_concurrent_requests_are_exact_over_three_frontends(three: Gateway, http: httpx2.AsyncClient) -> None:

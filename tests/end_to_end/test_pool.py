@@ -51,6 +51,7 @@ async def rush(house: Gateway, callers: int, words: str) -> list[int]:
     return statuses
 
 
+@pytest.mark.promise("P14")
 async def test_no_key_serves_more_calls_than_it_may_however_many_workers(
     house: Gateway, upstream: OpenAICompatible
 ) -> None:
@@ -101,6 +102,7 @@ async def test_an_operator_has_the_keys_tested(house: Gateway, upstream: OpenAIC
     assert {call.key for call in upstream.ledger.calls[asked:]} == set(KEYS[:2]), "a refused one is set aside"
 
 
+@pytest.mark.promise("P14")
 @pytest.mark.slow
 async def test_a_killed_worker_holds_its_keys_for_ten_seconds_and_no_call_exceeds_them(
     house: Gateway, upstream: OpenAICompatible

@@ -25,12 +25,14 @@ def try_world(seed):
         pytest.fail("\n".join([f"{broken}", *told.trace]), pytrace=False)
 
 
+@pytest.mark.promise("P1", "P2", "P6")
 @pytest.mark.parametrize("hundred", range(10))
 def test_promises_hold(hundred):
     for seed in range(hundred * 100, hundred * 100 + 100):
         try_world(seed)
 
 
+@pytest.mark.promise("P1", "P2", "P6")
 @pytest.mark.slow
 @pytest.mark.parametrize("thousand", range(1, 21))
 def test_promises_hold_in_many_more_worlds(thousand):

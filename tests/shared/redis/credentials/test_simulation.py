@@ -228,6 +228,7 @@ async def simulate(redis_server: RedisServer, seeds: range, steps: int) -> Count
     return seen
 
 
+@pytest.mark.promise("P14")
 async def test_random_scenarios(redis_server: RedisServer) -> None:
     seen = await simulate(redis_server, range(60), 150)
     for what in ("granted", "nothing", "reply lost", "died", "lost", "verdict retire", "verdict suspend", "chore mint"):
@@ -235,6 +236,7 @@ async def test_random_scenarios(redis_server: RedisServer) -> None:
     assert seen["chore refresh"] and seen["chore validate"]
 
 
+@pytest.mark.promise("P14")
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(1_000, 2_000, 250))
 async def test_a_thousand_random_scenarios(redis_server: RedisServer, first: int) -> None:
