@@ -11,6 +11,7 @@ import trio
 
 from frontend.admission import Admission
 from frontend.app import create_app
+from frontend.cache import AnswerCache
 from frontend.catalog import Catalog
 from frontend.edge import Cors
 from frontend.jobs import Jobs
@@ -32,6 +33,7 @@ from shared.process import run, stop_on_signal, tell_on_signal
 from shared.pulse import pulse
 from shared.redis import keys
 from shared.redis.address import Address
+from shared.redis.answers import Answers
 from shared.redis.callers import CallerStore
 from shared.redis.health import measure_redis
 from shared.redis.link import Link
@@ -147,6 +149,7 @@ async def _run(settings: FrontendSettings, tracer: Tracer) -> None:
             admission,
             catalog,
             jobs,
+            AnswerCache(Answers(link, seal, settings.cache_bytes) if settings.cache_bytes else None, pepper),
             readiness,
             statistics,
             lookout,

@@ -5,11 +5,13 @@ whichever is first: a refusal gets its real status, and a long think does not de
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import trio
 
+from frontend.cache import Memory
 from frontend.open_job import OpenJob
 from shared.errors import Failure, GatewayError, fail
 
@@ -33,8 +35,8 @@ async def head(job: OpenJob) -> None:
         raise GatewayError(job.failure)
 
 
-async def whole(job: OpenJob) -> bytes:
-    """The JSON body of an answer that is not streamed. Raises `GatewayError`."""
+async def whole(job: OpenJob, memory: Memory | None = None) -> bytes:
+    """The JSON body of an answer that is not streamed; `memory`: where to keep it. Raises `GatewayError`."""
     while not job.ended:
         await job.wait()
     if job.failure is not None:
@@ -42,6 +44,9 @@ async def whole(job: OpenJob) -> bytes:
     chunks = job.take()
     if job.outcome is None or len(chunks) != 1:
         raise fail("internal", "The answer is incomplete.")
+    if memory is not None:
+        memory.add(chunks)
+        memory.keep(job.submission.provider, job.outcome)
     return chunks[0]
 
 
@@ -53,8 +58,10 @@ class EventStream:
     the body: a clean end always means a complete answer or an error event.
     """
 
-    def __init__(self, job: OpenJob) -> None:
+    def __init__(self, job: OpenJob, memory: Memory | None = None) -> None:
+        """`memory`: where to keep a complete answer."""
         self._job = job
+        self._memory = memory
         self._over = False
 
     def __aiter__(self) -> "EventStream":
@@ -76,8 +83,9 @@ class EventStream:
         while True:
             chunks = job.take()
             if chunks:
-                piece = b"data: " + b"\n\ndata: ".join(chunks) + b"\n\n"
-                return piece + self._last_words() if job.ended else piece
+                if self._memory is not None:
+                    self._memory.add(chunks)
+                return events(chunks) + self._last_words() if job.ended else events(chunks)
             if job.ended:
                 return self._last_words()
             if job.keepalive_due:
@@ -88,10 +96,17 @@ class EventStream:
     def _last_words(self) -> bytes:
         self._over = True
         if self._job.outcome is not None:
+            if self._memory is not None:
+                self._memory.keep(self._job.submission.provider, self._job.outcome)
             return DONE
         if self._job.failure is None:
             raise RuntimeError("the job was left while its caller was reading")
         return error_event(self._job.failure)
+
+
+def events(chunks: Sequence[bytes]) -> bytes:
+    """Chunks, of which there is one at least, as events."""
+    return b"data: " + b"\n\ndata: ".join(chunks) + b"\n\n"
 
 
 def error_event(failure: Failure) -> bytes:

@@ -28,7 +28,8 @@ VISIT: Final = "sluice.visit"
 TRACED: Final = "/v1/"
 EXPOSED: Final = (
     b"x-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, x-sluice-provider,"
-    b" x-sluice-attempts, x-sluice-queue-ms, x-sluice-dropped-parameters, x-ratelimit-limit-requests, x-ratelimit-limit-tokens,"
+    b" x-sluice-attempts, x-sluice-queue-ms, x-sluice-dropped-parameters, x-sluice-cache, age, x-ratelimit-limit-requests,"
+    b" x-ratelimit-limit-tokens,"
     b" x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, x-ratelimit-reset-requests,"
     b" x-ratelimit-reset-tokens"
 )

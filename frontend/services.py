@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from frontend.admission import Admission
+from frontend.cache import AnswerCache
 from frontend.catalog import Catalog
 from frontend.jobs import Jobs
 from frontend.live import Live
@@ -25,6 +26,7 @@ class Services:
     admission: Admission
     catalog: Catalog
     jobs: Jobs
+    cache: AnswerCache
     readiness: Callable[[], list[str]]
     statistics: Statistics
     lookout: Lookout

@@ -3,7 +3,7 @@
 import msgspec
 from quart import Blueprint, Response
 
-from frontend.api.chat import serve
+from frontend.api.asking import serve
 from frontend.requests import EmbeddingRequest
 from frontend.services import Services
 

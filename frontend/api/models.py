@@ -4,8 +4,8 @@ import msgspec
 from quart import Blueprint, Response
 
 from frontend.admission import Caller
+from frontend.api.asking import may_use
 from frontend.api.bodies import identify
-from frontend.api.chat import may_use
 from frontend.services import Services
 from shared.schema.advertisement import Model
 

@@ -5,21 +5,13 @@ from html import escape
 from typing import Any, Final
 
 from frontend.api.advice import ADVICE
+from frontend.api.headers import ANSWER_HEADERS, REQUEST_HEADERS
 from frontend.api.operations import OPERATIONS, Operation
 from frontend.api.reference import openapi, statuses
 from frontend.api.samples import ORIGIN, samples
 from shared.errors import KINDS
 
 _ACCESS: Final = {"key": "any key", "master": "master key", "open": "no key"}
-_HEADERS: Final = {
-    "x-request-id": "The name of the request in the gateway's logs; on every answer.",
-    "x-sluice-provider": "Who answered.",
-    "x-sluice-attempts": "How often an upstream was called for it.",
-    "x-sluice-dropped-parameters": "What the upstream could not honour, where dropping was asked for.",
-    "openai-processing-ms": "Time to the first byte.",
-    "retry-after": "Seconds after which another try makes sense.",
-    "x-should-retry": "What OpenAI's clients do about an error: `true`, `false`, or what they think right without it.",
-}
 _TYPES: Final = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 
 
@@ -67,7 +59,7 @@ def _navigation(groups: list[str]) -> str:
         blocks.append(f"<h2>{escape(group)}</h2><ul>{links}</ul>")
     return (
         '<details class="contents" id="contents" open><summary>Contents</summary><nav aria-label="Contents">'
-        '<ul><li><a href="#start">Start</a></li><li><a href="#headers">Headers of answers</a></li>'
+        '<ul><li><a href="#start">Start</a></li><li><a href="#headers">Headers</a></li>'
         f'<li><a href="#errors">Errors</a></li></ul>{"".join(blocks)}</nav></details>'
     )
 
@@ -147,20 +139,20 @@ def _type(schema: dict[str, Any], document: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         items = _type(schema["items"], document) if schema.get("items") else ""
         plural = {"text": " of texts", "object": " of objects"}.get(items, "")
-        return f"list{plural}" + _limits(schema, "minItems", "maxItems", "")
+        return f"list{plural}" + _limits(schema, "minItems", "maxItems")
     words = _TYPES.get(schema.get("type", ""), "anything")
     if "maxLength" in schema:
         return f"{words}, at most {schema['maxLength']} characters"
-    return words + _limits(schema, "minimum", "maximum", "")
+    return words + _limits(schema, "minimum", "maximum")
 
 
-def _limits(schema: dict[str, Any], least: str, most: str, unit: str) -> str:
+def _limits(schema: dict[str, Any], least: str, most: str) -> str:
     low, high = schema.get(least), schema.get(most)
     if low is not None and high is not None and high < 10**9:
-        return f", {low:g} to {high:g}{unit}"
+        return f", {low:,} to {high:,}"
     if low is not None:
-        return f", {low:g} or more{unit}"
-    return f", at most {high:g}{unit}" if high is not None else ""
+        return f", {low:,} or more"
+    return f", at most {high:,}" if high is not None else ""
 
 
 def _code(name: str, programs: dict[str, str]) -> str:
@@ -195,13 +187,15 @@ def _example(operation: Operation) -> str:
 
 
 def _headers() -> str:
-    items = "".join(
-        f"<div><dt><code>{name}</code></dt><dd>{_text(meaning)}</dd></div>" for name, meaning in _HEADERS.items()
+    tables = "".join(
+        f'<h3>{title}</h3><dl class="fields card">'
+        + "".join(
+            f"<div><dt><code>{name}</code></dt><dd>{_text(meaning)}</dd></div>" for name, meaning in headers.items()
+        )
+        + "</dl>"
+        for title, headers in (("Of requests to models", REQUEST_HEADERS), ("Of answers", ANSWER_HEADERS))
     )
-    return (
-        '<section aria-labelledby="headers"><h2 id="headers">Headers of answers</h2>'
-        f'<dl class="fields card">{items}</dl></section>'
-    )
+    return f'<section aria-labelledby="headers"><h2 id="headers">Headers</h2>{tables}</section>'
 
 
 def _errors() -> str:

@@ -91,12 +91,11 @@ class SharedSettings:
         "SLUICE_LOG_FORMAT", choice("json", "text"), "One JSON object per line, or lines for people.", default="json"
     )
 
-
     otel: bool = setting(
         "SLUICE_OTEL",
         SWITCH,
-        "Send traces by OpenTelemetry (OTLP over HTTP). Where to, and how many, is said by its own variables in the environment,"
-        " such as OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra: `pip install 'sluice[otel]'`.",
+        "Send traces by OpenTelemetry (OTLP over HTTP). Where to, and how many, is said by its own variables in the"
+        " environment, such as OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra: `pip install 'sluice[otel]'`.",
         default="off",
     )
 
@@ -185,6 +184,14 @@ class FrontendSettings(SharedSettings):
         "Connections that one frontend holds from one IP address (IPv6: from one /64). 0: any number, which a proxy in front"
         " needs; set it where callers connect directly.",
         default="0",
+    )
+    cache_bytes: int = setting(
+        "SLUICE_CACHE_BYTES",
+        whole(0),
+        "Room in Redis for answers that are kept for identical requests, where a key or the header `x-sluice-cache` asks for"
+        " it. 0: nothing is kept.",
+        default="67108864",
+        unit="bytes",
     )
     queue_limit: int = setting(
         "SLUICE_QUEUE_LIMIT",

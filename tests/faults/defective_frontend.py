@@ -3,19 +3,20 @@
 import sys
 
 from frontend import __main__ as process
-from frontend.api import chat
+from frontend.api import answering
+from frontend.cache import Memory
 from frontend.open_job import OpenJob
 
 STREAMED = 5
 """Frames, before the second defect shows."""
 
-whole, take = chat.whole, OpenJob.take
+whole, take = answering.whole, OpenJob.take
 
 
-async def whole_or_not(job: OpenJob) -> bytes:
+async def whole_or_not(job: OpenJob, memory: Memory | None) -> bytes:
     if b"defect-in-request" in job.submission.body:
         raise LookupError("planted")
-    return await whole(job)
+    return await whole(job, memory)
 
 
 def take_or_not(job: OpenJob) -> list[bytes]:
@@ -25,6 +26,6 @@ def take_or_not(job: OpenJob) -> list[bytes]:
 
 
 if __name__ == "__main__":
-    chat.whole = whole_or_not
+    answering.whole = whole_or_not
     OpenJob.take = take_or_not
     sys.exit(process.main())
