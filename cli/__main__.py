@@ -123,6 +123,27 @@ def chat(
     raise typer.Exit(run(find(url, key), message=" ".join(message or []), model=model, system=system))
 
 
+@app.command("redis-acl")
+def redis_acl(
+    password: Annotated[
+        str, typer.Option(help="Password to print. Default: a placeholder for one of your own.", show_default=False)
+    ] = "<password>",
+) -> None:
+    """Print the Redis users that frontends, workers and operators need, each with no more rights than that.
+
+    Run each line in `redis-cli` with a password of its own, and name the user in that side's `REDIS_URL`
+    (`rediss://sluice-frontend:password@host`). A process whose user lacks a right says so and does not start.
+
+    Example:
+
+        sluice redis-acl
+    """
+    from shared.redis.rights import SIDES, acl_line
+
+    for side in SIDES:
+        typer.echo(acl_line(side, password))
+
+
 @app.command()
 def doctor() -> None:
     """Check settings, Redis, live processes, the gateway and every configured upstream, and say what to do.

@@ -38,6 +38,7 @@ from shared.redis.callers import CallerStore
 from shared.redis.health import measure_redis
 from shared.redis.link import Link
 from shared.redis.presence import advertise
+from shared.redis.rights import FRONTEND, require_rights
 from shared.redis.subscription import Subscription
 from shared.schema.advertisement import FrontendAdvertisement
 from shared.sealing import Seal
@@ -165,6 +166,7 @@ async def _run(settings: FrontendSettings, tracer: Tracer) -> None:
         nursery.start_soon(tell_on_signal, lambda: {"jobs": len(jobs), **jobs.counts})
         nursery.start_soon(neighbours.run)
         await nursery.start(link.run)
+        await require_rights(link, FRONTEND)
         await nursery.start(subscription.run, partial(_deliver, jobs, voice, known_keys))
         nursery.start_soon(known_keys.run)
         nursery.start_soon(catalog.run)

@@ -17,6 +17,7 @@ from shared.redis import keys
 from shared.redis.address import Address
 from shared.redis.blocking import BlockingLink
 from shared.redis.link import Link
+from shared.redis.rights import WORKER, require_rights
 from shared.redis.subscription import Subscription
 from shared.sealing import Seal
 from shared.settings import EXIT_SETTINGS, SettingsError, WorkerSettings, load_worker
@@ -116,6 +117,7 @@ async def _run(settings: WorkerSettings, tracer: Tracer) -> None:
             if sessions is not None:
                 await nursery.start(sessions.run)
             await nursery.start(link.run)
+            await require_rights(link, WORKER)
             await nursery.start(subscription.run, worker.deliver)
             nursery.start_soon(pulse, measures)
             if settings.metrics_listen is not None:
