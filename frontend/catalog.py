@@ -107,19 +107,22 @@ class Catalog:
 
     async def run(self) -> None:
         """Read the advertisements every second."""
+        self._link.on_up.append(self._doubt)  # a Redis that came back empty between two looks was away all the same
         while True:
             try:
                 texts = await alive(self._link, "worker")
                 await self._read_lists()
             except LinkDown:
                 await self._link.wait_up()
-                self._doubt_until = trio.current_time() + DOUBT_SECONDS
                 continue
             except RedisError as refusal:
                 _log.error("cannot read who is alive: %s", refusal)
             else:
                 self._update([worker for text in texts if (worker := self._read(_advertisement, text)) is not None])
             await trio.sleep(keys.REFRESH_SECONDS)
+
+    def _doubt(self) -> None:
+        self._doubt_until = trio.current_time() + DOUBT_SECONDS
 
     def _read(self, decoder: "msgspec.json.Decoder[T]", text: bytes) -> T | None:
         """None for what we do not understand: an advertisement like that costs us this worker, not all of them."""

@@ -32,6 +32,7 @@ from shared.sealing import Seal, SealBroken
 _log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _parcel = msgspec.msgpack.Decoder(Parcel)
+COMING_BACK_SECONDS: Final = 0.25
 PROVIDER_IS_FULL: Final = ("queue_full", "circuit_open")
 """The door's refusals that are about the provider; the others are about the caller."""
 PASSING: Final = (RefusalKind.TRANSIENT, RefusalKind.WRONG_NODE)
@@ -63,6 +64,13 @@ class Jobs:
 
     def all(self) -> list[OpenJob]:
         return list(self._open.values())
+
+    async def reachable(self) -> None:
+        """Give a queue that was lost a moment ago that moment to come back; if it does not, `open` refuses."""
+        down_since = self.link.down_since
+        if down_since is not None and trio.current_time() - down_since < COMING_BACK_SECONDS:
+            with trio.move_on_at(down_since + COMING_BACK_SECONDS):
+                await self.link.wait_up()
 
     def open(self, job: OpenJob) -> None:
         """Queue the job. What Redis says to that comes later, as the failure of the job.

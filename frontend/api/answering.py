@@ -50,6 +50,7 @@ async def _run(services: Services, job: OpenJob, memory: Memory | None) -> Respo
     on_leave(lambda: _note(job, this_visit))
     on_leave(job.leave)
     try:
+        await services.jobs.reachable()
         services.jobs.open(job)
         if wanted.stream:
             await head(job)

@@ -192,11 +192,13 @@ async def run(house: House, seconds: float, *, callers: int, seed: int) -> Soak:
 
 
 def slopes(soak: Soak) -> dict[str, float]:
-    """Bytes a second that each process has grown, after its first tenth of the run; those that lived for ten samples."""
+    """Bytes a second that each process has grown, after the first quarter of its life; of those that lived for half of the run,
+    since what a young process loads says nothing."""
     found = {}
+    longest = max((len(samples) for samples in soak.memory.values()), default=0)
     for name, samples in soak.memory.items():
-        settled = samples[len(samples) // 10 :]
-        if len(settled) >= 10:
+        settled = samples[len(samples) // 4 :]
+        if len(settled) >= 5 and len(samples) > longest / 2:
             found[name] = statistics.linear_regression(*zip(*settled, strict=True)).slope
     return found
 
