@@ -16,7 +16,11 @@ from shared.sansio.surrogates import check_request_text
 MOST_MESSAGES: Final = 2048
 MOST_TOOLS: Final = 128
 MOST_CHOICES: Final = 8
+MOST_TOKENS: Final = 10_000_000
+"""Of an answer: more than any model gives, so that limits and budgets are reckoned with numbers that may be true."""
 LONGEST_MODEL: Final = 256
+
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -57,11 +61,11 @@ class ChatRequest(msgspec.Struct):
     n: Annotated[int, Meta(ge=1, le=MOST_CHOICES)] | None = None
     temperature: float | None = None
     top_p: float | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: Annotated[int, Meta(le=MOST_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, Meta(le=MOST_TOKENS)] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     stop: str | list[str] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -83,7 +87,7 @@ class CompletionRequest(msgspec.Struct):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     suffix: str | None = None
-    max_tokens: int | None = None
+    max_tokens: Annotated[int, Meta(le=MOST_TOKENS)] | None = None
     temperature: float | None = None
     top_p: float | None = None
     n: Annotated[int, Meta(ge=1, le=MOST_CHOICES)] | None = None
@@ -94,7 +98,7 @@ class CompletionRequest(msgspec.Struct):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     user: str | None = None
 
 

@@ -39,6 +39,7 @@ class Standing:
         async with trio.open_nursery() as nursery:
             house = House(self.gateway, nursery, upstream, frontends=self.frontends, workers=self.workers)
             await nursery.start(upstream.serve, self.port)
+            await house.ready()
             if not self.before:
                 await house.warm_up()
                 self.before = house.before

@@ -38,7 +38,7 @@ def with_field(name, value):
     [
         {},
         {"model": "org/any-thing:x", "stream": True, "stream_options": {"include_usage": True, "new": 1}},
-        {"temperature": 1, "top_p": 0.1, "n": 8, "seed": -(2**70), "logit_bias": {"1": -100, "2": 0.5}},
+        {"temperature": 1, "top_p": 0.1, "n": 8, "seed": -(2**63), "logit_bias": {"1": -100, "2": 0.5}},
         {"stop": "x"},
         {"stop": ["x", "y"]},
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}, {"type": "custom"}]},
