@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from frontend.cache import HEADER
 from frontend.catalog import Catalog
 from frontend.edge import Visit
 from frontend.jobs import Jobs
@@ -46,6 +47,7 @@ class Observer:
         self._catalog = catalog
         self._requests = measures.counter("sluice_http_requests_total")
         self._refused = measures.counter("sluice_requests_refused_total")
+        self._from_memory = measures.counter("sluice_answers_from_memory_total")
         self._accepted = measures.counter("sluice_jobs_accepted_total")
         self._ended = measures.counter("sluice_jobs_ended_total")
         self._starts = measures.counter("sluice_attempts_started_total")
@@ -63,6 +65,8 @@ class Observer:
         if visit.span is not NO_SPAN:
             _trace(visit)
         self._requests.add(visit.endpoint, str(visit.status or 499))
+        if HEADER in visit.headers:
+            self._from_memory.add(visit.headers[HEADER])
         if visit.refusal and "attempts" not in visit.facts:
             self._refused.add(visit.refusal)
 

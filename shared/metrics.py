@@ -156,6 +156,11 @@ _FRONTEND: Final = _only(
         "model",
         "kind",
     ),
+    _counter(
+        "answers_from_memory",
+        "Requests whose caller asked for an answer from memory. `result`: `hit`, or `miss` if a job was needed.",
+        "result",
+    ),
     _counter("parcels_received", "Messages from workers on the frontend's channel."),
     _counter("parcels_refused", "Messages on the frontend's channel that were damaged or sealed by somebody else."),
     _counter("frames_received", "Frames in those messages, about one for each token."),

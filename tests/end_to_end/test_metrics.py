@@ -155,6 +155,23 @@ async def test_every_job_is_counted_once_with_its_outcome(
     assert more(worker, before_worker, "sluice_credential_verdicts_total", verdict="ok") == 4
 
 
+async def test_answers_from_memory_are_no_jobs(
+    watched: Watched, upstream: OpenAICompatible, sdk: openai.AsyncOpenAI
+) -> None:
+    before = watched.frontend_says()
+    with trio.fail_after(SECONDS):
+        for result in ("miss", "hit"):
+            asking = sdk.chat.completions.with_raw_response
+            answer = await asking.create(**say("the same"), extra_headers={"x-sluice-cache": "60"})
+            assert answer.headers["x-sluice-cache"] == result
+            await until(lambda: "sluice:answers" in str(watched.gateway.redis.client.keys()))
+    seen = watched.frontend_says()
+    for result in ("hit", "miss"):
+        assert total(seen, "sluice_answers_from_memory_total", result=result) == 1
+    jobs = "sluice_jobs_accepted_total"
+    assert total(seen, jobs) - total(before, jobs) == 1
+
+
 async def test_what_is_under_way_shows_while_it_lasts(
     watched: Watched, upstream: OpenAICompatible, sdk: openai.AsyncOpenAI
 ) -> None:
