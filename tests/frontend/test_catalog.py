@@ -1,6 +1,7 @@
 """Which models exist: names are resolved in one order, and what has just gone is unavailable, not unknown."""
 
 import logging
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -263,11 +264,32 @@ async def test_it_reads_who_is_alive_and_survives_what_it_cannot_read(redis_serv
     nursery.cancel_scope.cancel()
 
 
+async def test_a_redis_that_was_back_before_the_next_look_makes_no_model_vanish(redis_server, nursery, monkeypatch):
+    """The link was renewed between two looks, so that no look has failed; the advertisements are lost all the same."""
+    monkeypatch.setattr(keys, "REFRESH_SECONDS", 0.2)
+    link = Link(Address.parse(redis_server.url), timeout_seconds=0.5)
+    await nursery.start(link.run)
+    catalog = a_catalog(link=link)
+    nursery.start_soon(catalog.run)
+    redis_server.client.set(keys.alive("worker", "w-lab"), msgspec.json.encode(worker("lab", "m")))
+    redis_server.client.sadd(keys.ALIVE, "worker:w-lab")
+    await until(lambda: catalog.alive("lab"))
+    looks = []
+    monkeypatch.setattr(catalog, "update", lambda workers: looks.append([one.provider for one in workers]))
+    redis_server.client.flushall()
+    redis_server.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await until(lambda: len(looks) >= 3)
+    assert looks == [["lab"]] * len(looks)
+    nursery.cancel_scope.cancel()
+
+
 async def test_an_answer_that_makes_no_sense_does_not_make_it_ask_without_end(nursery, autojump_clock):
     """A refusal leaves the link up, so waiting for the link would be no wait at all."""
     asked = 0
 
     class Refusing:
+        on_up: ClassVar = []
+
         async def call(self, *command):
             nonlocal asked
             asked += 1
