@@ -21,10 +21,10 @@ help:  ## list the targets
 run: $(VENV)/.run  ## start a whole gateway: Redis, a frontend, a worker for each configured provider
 	@$(BIN)/sluice up $(ARGS)
 
-test: $(VENV)/.dev  ## run the tests (about two minutes; with CI=true also those marked slow)
+test: $(VENV)/.dev $(VENV)/.browser  ## run the tests (about two minutes; with CI=true also those marked slow)
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(VENV)/.dev  ## run the tests, also those marked slow
+test-all: $(VENV)/.dev $(VENV)/.browser  ## run the tests, also those marked slow
 	@$(BIN)/python -m pytest --slow $(ARGS)
 
 faults: $(VENV)/.dev  ## break everything on purpose and show what callers notice (docs/reliability.md; a few minutes)
@@ -33,7 +33,7 @@ faults: $(VENV)/.dev  ## break everything on purpose and show what callers notic
 soak: $(VENV)/.dev  ## two minutes of streams while things break at random, every text compared; ARGS='--seconds 600'
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
-check: $(VENV)/.dev  ## everything that must be green: format, lint, types, tests
+check: $(VENV)/.dev $(VENV)/.browser  ## everything that must be green: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -71,6 +71,17 @@ $(VENV)/.dev: requirements-dev.lock requirements.lock pyproject.toml | $(BIN)/py
 	@$(PIP) install --require-hashes -r requirements-dev.lock
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $(VENV)/.run $@
+
+# The pages are tested in a real browser. Where there is none and we may install one, that is done, once; else their tests say
+# why they are left out (and fail with CI=true).
+$(VENV)/.browser: | $(BIN)/python
+	@for one in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$one; done | grep -q . \
+	|| { test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null; } || { \
+		echo "sluice: installing Chromium, in which the pages are tested (once; a minute or so) ..."; \
+		{ apt-get update; DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core; } \
+			>/dev/null 2>&1 || echo "sluice: Chromium could not be installed; the pages are not tested" >&2; \
+	}
+	@touch $@
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "sluice: needs Python 3.11 or newer; on Debian: apt-get install python3 python3-venv" >&2; exit 1; }

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from quart import Blueprint, Response
 
+from frontend.api.headers import ANSWER_HEADERS, REQUEST_HEADERS
 from frontend.api.meanings import MEANINGS
 from frontend.api.operations import OPERATIONS, Operation
 from frontend.api.samples import samples
@@ -68,24 +69,24 @@ def _operation(operation: Operation, schemas: dict[type[msgspec.Struct], dict[st
         contents["application/json"] = {"schema": schemas[operation.shape]}
     elif operation.example_answer is not None:
         contents[operation.types[-1]] = {"example": operation.example_answer}
+    answered: dict[str, Any] = {"description": operation.answers, "content": contents}
+    if operation.sdk:
+        answered["headers"] = {
+            name: {"description": meaning, "schema": {"type": "string"}} for name, meaning in ANSWER_HEADERS.items()
+        }
     described: dict[str, Any] = {
         "tags": [operation.group],
         "summary": operation.summary,
-        "responses": {"200": {"description": operation.answers, "content": contents}} | _errors(statuses(operation)),
+        "responses": {"200": answered} | _errors(statuses(operation)),
         "x-codeSamples": [{"lang": language, "source": text} for language, text in samples(operation).items()],
     }
     if operation.detail:
         described["description"] = operation.detail
     if operation.access != "key":
         described["security"] = [{"master": []}] if operation.access == "master" else []
-    if operation.parameters:
-        described["parameters"] = [
-            {
-                "name": one.name, "in": one.where, "required": one.where == "path", "description": one.meaning,
-                "schema": {"type": "string"}, "example": one.example,
-            }
-            for one in operation.parameters
-        ]  # fmt: skip
+    parameters = _parameters(operation)
+    if parameters:
+        described["parameters"] = parameters
     if operation.asks is not None:
         content = {"schema": schemas[operation.asks], "example": operation.example}
         described["requestBody"] = {
@@ -93,6 +94,23 @@ def _operation(operation: Operation, schemas: dict[type[msgspec.Struct], dict[st
             "content": {"application/json": content},
         }
     return described
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    """Of path, query and, where models are asked, headers."""
+    found: list[dict[str, Any]] = [
+        {
+            "name": one.name, "in": one.where, "required": one.where == "path", "description": one.meaning,
+            "schema": {"type": "string"}, "example": one.example,
+        }
+        for one in operation.parameters
+    ]  # fmt: skip
+    if operation.sdk and operation.asks is not None:
+        found += [
+            {"name": name, "in": "header", "description": meaning, "schema": {"type": "string"}}
+            for name, meaning in REQUEST_HEADERS.items()
+        ]
+    return found
 
 
 def statuses(operation: Operation) -> Sequence[str]:

@@ -138,7 +138,7 @@ document.addEventListener("visibilitychange", () => {
 
 const tiles = [
   tile("Open requests", (all) => count(all.traffic.open), (all) => all.traffic.open,
-    (all) => `${count(all.traffic.requests)} ended in the last minute`),
+    (all) => `${count(all.traffic.requests)} in the last minute`),
   tile("Waiting", (all) => count(all.waiting), (all) => all.waiting,
     (all) => `room for ${count(sum(workersOf(all), (worker) => worker.room))} more`),
   tile("Tokens per second", (all) => rate(all.traffic.tokens_per_second), (all) => all.traffic.tokens_per_second,
@@ -148,7 +148,7 @@ const tiles = [
   tile("First token, 95 %", (all) => latency(all.traffic.first_token_p95), (all) => all.traffic.first_token_p95,
     () => "come within this time"),
   tile("Errors", (all) => count(failures(all)), (all) => failures(all),
-    (all) => `in the last minute; ${count(all.traffic.left)} left`, (all) => failures(all) > 0),
+    () => "in the last minute", (all) => failures(all) > 0),
 ];
 byId("tiles").append(...tiles.map((one) => one.element));
 
@@ -199,10 +199,21 @@ function showError(item, [code, number]) {
 
 const KEYS = { master: "master key", anybody: "anybody", foreign: "callers' own upstream keys" };
 
+const FEW = 8; // rows of usage before somebody asks for the rest
+let everyRow = false;
+byId("all-usage").addEventListener("click", () => {
+  everyRow = !everyRow;
+  showUsage(latest);
+});
+
 function showUsage(all) {
+  const button = byId("all-usage");
+  button.hidden = all.usage.length <= FEW;
+  button.setAttribute("aria-expanded", String(everyRow));
+  say(button, everyRow ? "Show fewer" : `Show all ${count(all.usage.length)}`);
   byId("usage-table").hidden = all.usage.length === 0;
   byId("no-usage").hidden = all.usage.length > 0;
-  sync(byId("usage"), all.usage, (one) => JSON.stringify([one.key, one.provider, one.model]),
+  sync(byId("usage"), everyRow ? all.usage : all.usage.slice(0, FEW), (one) => JSON.stringify([one.key, one.provider, one.model]),
     () => row("", "mono", "wide", "number", "number wide", "number wide", "number"), (line, one) => {
       const tokens = one.prompt_tokens + one.completion_tokens;
       const texts = [one.name || KEYS[one.key] || one.key, one.model, one.provider, count(one.requests),
@@ -210,7 +221,7 @@ function showUsage(all) {
       texts.forEach((text, place) => say(line.children[place], text));
       line.children[0].title = one.key;
     });
-  byId("more-usage").hidden = all.usage_total <= all.usage.length;
+  byId("more-usage").hidden = !everyRow || all.usage_total <= all.usage.length;
   say(byId("more-usage"), `and ${count(all.usage_total - all.usage.length)} more, in GET /admin/usage`);
 }
 

@@ -39,6 +39,7 @@ async def docs(page: Page, house: Gateway) -> None:
     await page.open(f"{house.origin}/docs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "dark"), LOOKS, ids=[f"{size}-{'dark' if dark else 'light'}" for size, dark in LOOKS])
 @pytest.mark.parametrize("show", [gate, dashboard, playground, docs], ids=lambda show: show.__name__)
 async def test_looks(house: Gateway, browser: Browser, show, size: str, dark: bool, tmp_path: Path):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import trio
 
 from tests.browser.conftest import sign_in
@@ -90,6 +91,7 @@ async def test_words_are_never_markup(house: Gateway, page: Page):
     assert "The caller said" in await page.text(".thought")
 
 
+@pytest.mark.slow
 async def test_the_program_beside_it_runs(house: Gateway, page: Page):
     await enter(page, house, "echo")
     await page.type("#system", 'It\'s "quoted"\nand new')

@@ -7,11 +7,13 @@ import httpx2
 import pytest
 
 from frontend.api.advice import explained
+from frontend.api.headers import ANSWER_HEADERS, REQUEST_HEADERS
 from frontend.api.meanings import MEANINGS
 from frontend.api.operations import OPERATIONS
 from frontend.api.reference import openapi
 from frontend.api.reference_page import anchor, page
 from frontend.api.samples import ORIGIN, samples
+from frontend.edge import EXPOSED
 from frontend.key_requests import shown
 from shared.errors import KINDS
 from shared.schema.caller import CallerKey
@@ -64,6 +66,15 @@ def test_every_field_has_a_meaning_and_every_error_an_advice():
     assert fields == set(MEANINGS)
     assert {code for code, told in explained().items() if not told["advice"]} == set()
     assert explained().keys() == {kind.code or kind.name for kind in KINDS.values()}
+
+
+def test_every_header_that_is_read_or_sent_has_a_meaning():
+    assert set(re.split(r", *", EXPOSED.decode())) <= set(ANSWER_HEADERS)
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "frontend").rglob("*.py"))
+    named = set(re.findall(r'"(x-sluice-[a-z-]+)"', sources))
+    assert named and named <= {*REQUEST_HEADERS, *ANSWER_HEADERS}
+    for name in (*REQUEST_HEADERS, *ANSWER_HEADERS):
+        assert f"<code>{name}</code>" in page("1")
 
 
 def test_examples_are_what_the_gateway_takes_and_gives():
