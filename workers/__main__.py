@@ -84,6 +84,7 @@ async def _run(settings: WorkerSettings, tracer: Tracer) -> None:
         total=settings.total_seconds or deadlines.total_seconds,
         calls_per_credential=settings.provider.calls_per_credential,
         answer_bytes=settings.answer_limit_bytes,
+        circuit=settings.circuit,
     )
     link = Link(address, name=name)
     with BlockingLink(address, name=f"{name}-claims") as blocking, open_ears() as ears:

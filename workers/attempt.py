@@ -23,6 +23,7 @@ from shared.redis.link import Link
 from shared.schema.job import Accepted, FrameKind, Job, Outcome
 from workers.answer import ANSWER_BYTES, Answer
 from workers.asking import ask
+from workers.circuits import Circuits
 from workers.credentials import Credentials, callers_own
 from workers.exchange import TransportError
 from workers.observe import Observer
@@ -50,13 +51,14 @@ TAIL_SECONDS: Final = 0.1
 @dataclass(frozen=True)
 class Limits:
     """Seconds: to the first delta, between two deltas, in total. Calls: with one credential at once, 0 for any number.
-    Bytes: of an answer that is not streamed on."""
+    Bytes: of an answer that is not streamed on. `circuit`: leave an upstream alone that fails again and again."""
 
     first_token: float
     silence: float
     total: float
     calls_per_credential: int = 0
     answer_bytes: int = ANSWER_BYTES
+    circuit: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,14 @@ class Means:
     limits: Limits
     link: Link
     observer: Observer
+    circuits: Circuits
 
 
 class Attempt:
-    """One attempt at one job. `run` never raises except when the whole worker is cancelled. `asked`: the upstream has been, or
-    is about to be, asked."""
+    """One attempt at one job. `run` never raises except when the whole worker is cancelled. `probe`: an open circuit waits for
+    what becomes of it. `asked`: the upstream has been, or is about to be, asked."""
 
-    def __init__(self, job: Job, means: Means) -> None:
+    def __init__(self, job: Job, means: Means, *, probe: bool = False) -> None:
         self.job = job
         self._means = means
         self._scope = trio.CancelScope()
@@ -98,6 +101,7 @@ class Attempt:
         self._shown: Answer | None = None
         self._story = means.observer.begin(job)
         self._last_sign = self._story.began
+        self._circuit = means.circuits.begin(job, probe=probe)
 
     async def run(self) -> None:
         outbox = self._means.outbox
@@ -113,6 +117,7 @@ class Attempt:
         elif self._scope.cancelled_caught:
             self._fail(self._verdict or Failure("internal", "The request was stopped."))
         self._retained = None  # it holds us: together we would outlive our job until the garbage collector comes round
+        self._circuit.ended(self._story.failure, complete=self._story.outcome is not None)
         self._means.observer.attempt_ended(self._story)
 
     def cancel(self) -> None:
@@ -157,6 +162,8 @@ class Attempt:
 
         The lease is asked for while STARTED is still on its way; the upstream only when the owner has heard that.
         """
+        if self._circuit.refusal is not None:
+            raise GatewayError(self._circuit.refusal)
         credentials = self._means.credentials
         refused: list[Failure] = []
         tried: set[str] = set()
@@ -295,6 +302,7 @@ class Attempt:
             now = trio.current_time()
             if self._story.first_delta_at is None:
                 self._story.first_delta_at = now
+                self._circuit.went_well()
             else:
                 self._means.observer.gaps.observe(now - self._last_sign)
             self._last_sign = now

@@ -35,7 +35,7 @@ HANDS_OFF_SECONDS: Final = 10.0
 
 
 class Intake:
-    """Reads one provider's queue. `accept` is called synchronously for each job that is claimed."""
+    """Reads one provider's queue. `accept` is called synchronously for each job that is claimed, with whether it is a probe."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Intake:
         blocking: BlockingLink,
         seal: Seal,
         concurrency: int,
-        accept: Callable[[Job], None],
+        accept: Callable[[Job, bool], None],
     ) -> None:
         self._provider = provider
         self._stream = keys.jobs(provider)
@@ -157,7 +157,7 @@ class Intake:
                 self._take(reply[1])
 
     def _take(self, entries: list[tuple[bytes, list[bytes] | None]]) -> None:
-        jobs: list[Job] = []
+        jobs: list[tuple[Job, bool]] = []
         settled: list[bytes] = []
         names: list[bytes] = []
         for entry_id, fields in entries:
@@ -170,13 +170,13 @@ class Intake:
             if fields is not None and len(fields) >= 4:
                 names.append(fields[3])
             if job is not None:
-                jobs.append(job)
+                jobs.append((job, fields is not None and b"probe" in fields[4:]))
         self._running += len(jobs)
         self.claimed += len(jobs)
         if settled:
             self._answer_for(settled, names)
-        for job in jobs:
-            self._accept(job)
+        for job, probe in jobs:
+            self._accept(job, probe)
 
     def _answer_for(self, entries: list[bytes], names: list[bytes]) -> None:
         self._link.post_script(*claimed(self._provider, entries, names, self.room))

@@ -26,6 +26,7 @@ from shared.schema.advertisement import WorkerAdvertisement
 from shared.schema.job import Job, OrderKind, Orders
 from shared.sealing import Seal, SealBroken
 from workers.attempt import Attempt, Limits, Means, Transports
+from workers.circuits import Circuits
 from workers.credentials import Credentials
 from workers.intake import Intake
 from workers.keeper import Keeper
@@ -77,7 +78,10 @@ class Worker:
             provider, pool, worker_id, calls=limits.calls_per_credential,
             wanted=self.keeper.look_again, starving=self.intake.pause,
         )  # fmt: skip
-        self._means = Means(provider, self.credentials, transports, self.outbox, limits, roads.link, observer)
+        self.circuits = Circuits(roads.link, provider.name, watched=limits.circuit)
+        self._means = Means(
+            provider, self.credentials, transports, self.outbox, limits, roads.link, observer, self.circuits
+        )
 
     async def run(self, stop: trio.Event, hurry: trio.Event, drain_seconds: float) -> None:
         """Work until `stop` is set and what ran then has finished, or `drain_seconds` have passed, or `hurry` is set."""
@@ -86,6 +90,7 @@ class Worker:
             upkeep.start_soon(self._roads.neighbours.run)
             upkeep.start_soon(self.outbox.run)
             upkeep.start_soon(self.credentials.run)
+            upkeep.start_soon(self.circuits.run)
             upkeep.start_soon(self.keeper.run)
             upkeep.start_soon(self._watch)
             async with trio.open_nursery() as nursery:
@@ -159,12 +164,12 @@ class Worker:
         """Attempts that run, those that are retained for their owners, and what they hold."""
         return {"running": len(self._attempts), "claimed": self.intake.running, **self.outbox.statistics()}
 
-    def _accept(self, job: Job) -> None:
+    def _accept(self, job: Job, probe: bool) -> None:
         assert self._nursery is not None
-        self._nursery.start_soon(self._attempt, job)
+        self._nursery.start_soon(self._attempt, job, probe)
 
-    async def _attempt(self, job: Job) -> None:
-        attempt = Attempt(job, self._means)
+    async def _attempt(self, job: Job, probe: bool) -> None:
+        attempt = Attempt(job, self._means, probe=probe)
         self._attempts.add(attempt)
         try:
             await attempt.run()

@@ -9,6 +9,8 @@
 | `…:places` | hash, name → where | until claimed | where each queued job stands: in a line or in the stream |
 | `…:turns` | hash, caller → number | while the caller waits | each caller's last turn and number of waiting jobs |
 | `sluice:pace:{provider}` | hash | 10 min after somebody waited | the turn that was served last; how fast jobs are claimed |
+| `sluice:circuit:{provider}` | hash, model → JSON | 10 min after it opened | circuits that are not closed |
+| `…:calls` | hash, model → JSON | 10 min after the last call | how the calls of the last seconds went |
 | `sluice:frontend:{id}` | channel | – | parcels for one frontend process: frames of all its jobs |
 | `sluice:frontend:{id}:own` | channel | – | a frontend's own voice: what it publishes to see whether it would hear others |
 | `sluice:worker:{id}` | channel | – | orders for one worker process: cancel, resend, consumed, finished |
@@ -84,6 +86,11 @@ def queue(provider: str) -> list[bytes]:
 
 def places(provider: str) -> bytes:
     return b"sluice:waiting:{%b}:places" % provider.encode()
+
+
+def circuits(provider: str) -> list[bytes]:
+    circuit = b"sluice:circuit:{%b}" % provider.encode()
+    return [circuit, circuit + b":calls"]
 
 
 def frontend_channel(frontend_id: str) -> bytes:

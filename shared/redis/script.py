@@ -1,7 +1,10 @@
 """A Lua script that runs inside Redis, known there by its digest."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from shared.redis.wire import Word
 
 
 @dataclass(frozen=True)
@@ -15,3 +18,7 @@ class Script:
     def __post_init__(self) -> None:
         # Redis names scripts by SHA-1; nothing about security hangs on it.
         object.__setattr__(self, "digest", hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest())
+
+
+ScriptCall = tuple[Script, Sequence[Word], Sequence[Word]]
+"""A script, its keys and its arguments: what `Link.post_script` and `Link.script` take."""

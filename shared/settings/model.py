@@ -265,6 +265,12 @@ class WorkerSettings(SharedSettings):
     concurrency: int = setting(
         "SLUICE_WORKER_CONCURRENCY", whole(1), "Jobs that one worker process runs at once.", default="1000"
     )
+    circuit: bool = setting(
+        "SLUICE_CIRCUIT",
+        SWITCH,
+        "Leave an upstream alone for a while, model by model, when its calls fail again and again.",
+        default="on",
+    )
     upstream_proxy: Secret | None = setting(
         "SLUICE_UPSTREAM_PROXY",
         PROXY,

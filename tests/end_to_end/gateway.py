@@ -154,6 +154,7 @@ class Gateway:
             "SLUICE_LOG_LEVEL": "info",
             "SLUICE_DRAIN_SECONDS": "2",
             "SLUICE_DISCOVER_SECONDS": "0",  # tests count calls
+            "SLUICE_CIRCUIT": "off",  # and have upstreams fail again and again
             **self.environment,
         }
 

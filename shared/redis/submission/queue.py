@@ -34,11 +34,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from shared.redis import keys
-from shared.redis.script import Script
-from shared.redis.wire import Word
-
-ScriptCall = tuple[Script, Sequence[Word], Sequence[Word]]
-"""A script, its keys and its arguments: what `Link.post_script` and `Link.script` take."""
+from shared.redis.script import Script, ScriptCall
 
 COUNTER: Final = 4
 """Jobs in the stream while others wait; more only for a worker that has room for more."""
@@ -71,8 +67,8 @@ local function at_counter()  -- what was read and is about to be acknowledged do
   return pending.err and length or length - pending[1]
 end
 
-local function put_on_counter(name, sealed)
-  redis.call('HSET', PLACES, name, redis.call('XADD', JOBS, '*', 'job', sealed, 'name', name))
+local function put_on_counter(name, sealed, ...)
+  redis.call('HSET', PLACES, name, redis.call('XADD', JOBS, '*', 'job', sealed, 'name', name, ...))
 end
 
 local function forget_turn(whose)
@@ -160,7 +156,11 @@ local function queue_check(ask, now)  -- a refusal, or nil
 end
 
 local function enqueue(ask, now, sealed)
-  if ask.ahead or (normal + low == 0 and (counter < COUNTER or at_counter() < COUNTER)) then
+  if half_open then
+    send_probe(ask, now)
+    put_on_counter(ask.name, sealed, 'probe', '1')
+    return
+  elseif ask.ahead or (normal + low == 0 and (counter < COUNTER or at_counter() < COUNTER)) then
     put_on_counter(ask.name, sealed)
     return
   end

@@ -3,7 +3,7 @@
 A script cannot include another, so its text is put together here from the parts. What a submission says travels as one
 msgpack map, so that fields have names; the sealed job, which may be large, travels beside it. A refused job leaves no trace.
 
-    KEYS     the seven of the provider's queue (`shared.redis.submission.queue`), then LIMIT_KEYS
+    KEYS     the seven of the provider's queue (`shared.redis.submission.queue`), CIRCUITS, then LIMIT_KEYS
     ARGV     `Ask` in msgpack, the sealed job
     answers  `Queued` or `Refusal` in msgpack
 
@@ -15,9 +15,10 @@ from typing import Final
 import msgspec
 
 from shared.redis import keys
-from shared.redis.script import Script
+from shared.redis.circuit import CIRCUIT
+from shared.redis.script import Script, ScriptCall
 from shared.redis.submission.limits import LIMITS, Left, LimitName, Terms, limits_keys
-from shared.redis.submission.queue import PRELUDE, QUEUE, ScriptCall
+from shared.redis.submission.queue import PRELUDE, QUEUE
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,16 +79,18 @@ class Refusal(msgspec.Struct, frozen=True, tag="refused", tag_field="is"):
 SUBMIT: Final = Script(
     PRELUDE
     + """
-local LIMIT_KEYS = {unpack(KEYS, 8)}
+local CIRCUITS = KEYS[8]
+local LIMIT_KEYS = {unpack(KEYS, 9)}
 local ask = cmsgpack.unpack(ARGV[1])
 local now = clock(ask.now_ms)
 """
     + LIMITS
+    + CIRCUIT
     + QUEUE
     + """
 local refusal, limits
 if not ask.again then refusal, limits = limits_check(ask, now) end
-refusal = refusal or queue_check(ask, now)
+refusal = refusal or circuit_check(ask, now) or queue_check(ask, now)
 if refusal then
   refusal.is, refusal.limits = 'refused', limits
   return cmsgpack.pack(refusal)
@@ -105,7 +108,7 @@ _answer: "msgspec.msgpack.Decoder[Queued | Refusal]" = msgspec.msgpack.Decoder(Q
 
 def submission(provider: str, ask: Ask, sealed: bytes) -> ScriptCall:
     """Ask whether the job may wait for this provider."""
-    return SUBMIT, [*keys.queue(provider), *limits_keys()], [_encode(ask), sealed]
+    return SUBMIT, [*keys.queue(provider), keys.circuits(provider)[0], *limits_keys()], [_encode(ask), sealed]
 
 
 def answer_to(reply: bytes) -> Queued | Refusal:
