@@ -98,5 +98,5 @@ async def _http_error(error: HTTPException) -> Response:
 
 async def _defect(error: Exception) -> Response:
     """The boundary of a request: one defect answers one request with 500, and its traceback goes to the log alone."""
-    _log.error("request failed", exc_info=error)
+    _log.error("request failed", exc_info=error, extra={"request_id": visit().request_id})
     return error_response(Failure("internal", "The gateway failed to process this request."))

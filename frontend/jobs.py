@@ -176,7 +176,7 @@ class Jobs:
                 job.unanswered_since = trio.current_time()
             job.vanished()
         else:
-            _log.warning("job %s could not be queued: %s", job.submission.request_id, reply)
+            _log.warning("a job could not be queued: %s", reply, extra={"request_id": job.submission.request_id})
             job.fail(
                 Failure("queue_unavailable", "The job queue is not reachable right now; try again in a few seconds.")
             )

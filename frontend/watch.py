@@ -158,7 +158,9 @@ class Watch:
             return
         job.missed_looks += 1
         if job.missed_looks >= LOOKS:
-            _log.warning("job %s vanished from the queue, submitting it again", job.submission.request_id)
+            _log.warning(
+                "a job vanished from the queue, submitting it again", extra={"request_id": job.submission.request_id}
+            )
             self._jobs.link.post_script(*withdraw(job.submission.provider, job.name))  # what may be left of it
             job.vanished()
 
