@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.callers import Place, Wanted
+from shared.settings import load_up, process_environment
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -49,8 +50,6 @@ Cache = Annotated[
 def own(context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
-    from shared.settings import load_up, process_environment
-
     found = load_up(dict(process_environment())).frontend
     print(found.api_key_origin, file=sys.stderr)
     for one in found.api_keys:

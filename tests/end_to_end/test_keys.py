@@ -165,11 +165,13 @@ async def test_a_key_is_exchanged_at_once_or_with_a_grace(doors: list[Door]) -> 
 
 
 async def test_a_key_expires_by_itself(doors: list[Door]) -> None:
-    key, record = await doors[0].make(expires_at=time.time() + 2)
+    end = time.time() + 3
+    key, record = await doors[0].make(expires_at=end)
     moment = datetime.fromtimestamp(2e9, UTC).isoformat()
     _, later = await doors[0].make(expires_at=moment)
     assert later["expires_at"] == 2_000_000_000
-    assert [await door.status(key) for door in doors] == [200, 200]
+    statuses = [await door.status(key) for door in doors]
+    assert statuses == [200, 200] or time.time() > end, "a busy machine may come too late for that"
     await refused(doors, key)
     path = f"/admin/keys/{record['id']}"
     assert (await doors[1].ask("GET", path)).json()["status"] == "expired"
@@ -178,12 +180,12 @@ async def test_a_key_expires_by_itself(doors: list[Door]) -> None:
 
 
 async def test_everybody_who_may_not_hears_the_same(doors: list[Door]) -> None:
-    one, _ = doors
+    one = doors[0]
     key, record = await one.make()
-    expired, soon = await one.make(expires_at=time.time() + 0.5)
+    expired, _ = await one.make(expires_at=time.time() + 3)
     revoked, ended = await one.make()
     await one.ask("DELETE", f"/admin/keys/{ended['id']}")
-    await trio.sleep(max(0.0, soon["created_at"] + 1.6 - time.time()))  # its time is over, whatever was rounded
+    await refused(doors, expired)
     strangers = [
         None, "x", expired, revoked, key[:-1], key + "A", key.swapcase(), f"{key} {key}", "sk-upstream",
         key_text.compose(record["id"], bytes(32)), key_text.compose("ffffffff", bytes(32)),
@@ -346,6 +348,18 @@ async def test_a_key_sees_and_uses_only_its_models_and_providers(doors: list[Doo
     key, _ = await one.make(models=["gpt-*"])
     impermissible, unknown = [(await one.chat(key, model)).text.replace(model, "") for model in ("echo", "nonesuch")]
     assert impermissible == unknown and "model_not_found" in unknown
+
+
+async def test_what_was_used_is_counted_under_the_key(doors: list[Door]) -> None:
+    one, other = doors
+    key, record = await one.make(name="Finn")
+    used = (await one.chat(key)).json()["usage"]
+    with trio.fail_after(10):
+        while not (rows := (await other.ask("GET", f"/admin/usage?key={record['id']}")).json()["data"]):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+    (row,) = rows
+    assert (row["name"], row["provider"], row["model"]) == ("Finn", "echo", "echo")
+    assert (row["requests"], row["done"], row["total_tokens"]) == (1, 1, used["total_tokens"])
 
 
 async def test_usage_as_json_and_as_a_table(doors: list[Door], redis: RedisServer) -> None:
