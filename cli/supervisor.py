@@ -4,7 +4,8 @@
 2. a child that crashes is started again after a pause (`children.Backoff`), and that is said;
 3. a child whose settings are wrong (status 78) would only fail again: everything stops;
 4. the first SIGINT, SIGTERM or SIGHUP stops group after group: SIGTERM, time to finish, SIGKILL for what remains;
-5. a second signal kills whatever is left.
+5. a second signal asks all of them to be quick, which ends streams with an error that says so, and kills what is left two
+   seconds later; a third kills it at once.
 """
 
 import signal
@@ -23,6 +24,7 @@ EXIT_KILLED = 130
 EXIT_NOT_FOUND = 127
 
 _SLACK_SECONDS = 3.0
+_HURRY_SECONDS = 2.0
 _LAST_WORDS_SECONDS = 0.5
 _LONGEST_LINE_BYTES = 1 << 20
 _COLOURS = (36, 33, 35, 32, 34, 31)
@@ -189,6 +191,10 @@ class Supervisor:
         await anext(signals)
         self._killed = True
         self._output.say("stopping at once")
+        for child in self._children:
+            child.stop()
+        with trio.move_on_after(_HURRY_SECONDS):
+            await anext(signals)
         for child in self._children:
             child.kill()
 

@@ -160,12 +160,26 @@ async def test_stopping_when_idle_is_quick():
     assert trio.current_time() - began < 2
 
 
-async def test_a_second_signal_kills_at_once():
+async def test_a_second_signal_asks_all_to_be_quick_and_then_kills():
     async with running([[child("f", DEAF)], [child("w", DEAF)]], drain_seconds=60) as (lines, signal_us, status):
         await lines.wait_for(lambda said: {"f: up", "w: up"} <= set(said))
         signal_us()
         await lines.wait_for("f: not listening")
+        assert "w: not listening" not in lines.said, "its turn has not come"
         signal_us()
+        await lines.wait_for(lambda said: said.count("f: not listening") == 2 and "w: not listening" in said)
+        began = trio.current_time()
+    assert trio.current_time() - began < 2.0 + 2.0
+    assert status == [EXIT_KILLED]
+
+
+async def test_a_third_signal_kills_at_once():
+    async with running([[child("f", DEAF)]], drain_seconds=60) as (lines, signal_us, status):
+        await lines.wait_for("f: up")
+        for _ in range(3):
+            signal_us()
+            began = trio.current_time()
+    assert trio.current_time() - began < 1.5
     assert status == [EXIT_KILLED]
 
 
