@@ -71,6 +71,7 @@ KINDS: dict[str, Kind] = {
         Kind("queue_unavailable", 503, _SERVER, "queue_unavailable", "Redis does not answer."),
         Kind("shutting_down", 503, _SERVER, "shutting_down", "The process is going away.", True, True),
         Kind("worker_lost", 502, _SERVER, "worker_lost", "The worker that ran the call died.", True),
+        Kind("version_mismatch", 502, _SERVER, "version_mismatch", "A worker of another version took the job.", True),
         Kind("caller_too_slow", 408, _SERVER, "caller_too_slow", "The caller stopped reading its answer."),
         Kind("deadline", 504, _SERVER, "deadline_exceeded", "The answer took longer than allowed in total.", False, False),
         Kind("internal", 500, _SERVER, "internal_error", "A defect of the gateway; the log has the details."),

@@ -15,15 +15,18 @@ from typing import Final
 import msgspec
 import trio
 
+from shared.errors import Failure
 from shared.redis import keys
 from shared.redis.blocking import BlockingLink
 from shared.redis.failures import LinkDown, RedisError, Refused
 from shared.redis.link import Link
 from shared.redis.submission.queue import claimed
-from shared.schema.job import PROTOCOL, Job
+from shared.schema.job import PROTOCOL, Job, JobHead
 from shared.sealing import ForeignSeal, Seal, SealBroken
+from shared.version import VERSION
 
 _log = logging.getLogger(__name__)
+_head = msgspec.msgpack.Decoder(JobHead)
 _job = msgspec.msgpack.Decoder(Job)
 
 BLOCK_SECONDS: Final = 0.5
@@ -35,7 +38,8 @@ HANDS_OFF_SECONDS: Final = 10.0
 
 
 class Intake:
-    """Reads one provider's queue. `accept` is called synchronously for each job that is claimed, with whether it is a probe."""
+    """Reads one provider's queue. `accept` is called synchronously for each job that is claimed, with whether it is a probe;
+    `refuse` for each job of another protocol."""
 
     def __init__(
         self,
@@ -44,7 +48,9 @@ class Intake:
         blocking: BlockingLink,
         seal: Seal,
         concurrency: int,
+        *,
         accept: Callable[[Job, bool], None],
+        refuse: Callable[[JobHead, Failure], None],
     ) -> None:
         self._provider = provider
         self._stream = keys.jobs(provider)
@@ -52,6 +58,7 @@ class Intake:
         self._blocking = blocking
         self._seal = seal
         self._accept = accept
+        self._refuse = refuse
         self._room = trio.Event()
         self._running = 0
         self._concurrency = concurrency
@@ -192,13 +199,18 @@ class Intake:
         if fields is None:
             return None  # deleted by its owner between being read and being taken over
         try:
-            job = _job.decode(self._seal.open(fields[1], self._stream))
-            if job.protocol != PROTOCOL:
-                raise ValueError(f"protocol {job.protocol}, this worker speaks {PROTOCOL}")
+            packed = self._seal.open(fields[1], self._stream)
+            head = _head.decode(packed)
+            if head.protocol == PROTOCOL:
+                return _job.decode(packed)
         except ForeignSeal:
             raise
-        except (SealBroken, msgspec.DecodeError, ValueError, IndexError) as problem:
+        except (SealBroken, msgspec.DecodeError, UnicodeDecodeError, IndexError) as problem:
             self.refused_entries += 1
             _log.error("refused queue entry %s: %s", entry_id.decode("ascii", "replace"), problem)
             return None
-        return job
+        self.refused_entries += 1
+        versions = f"protocol {head.protocol}, this worker ({VERSION}) speaks {PROTOCOL}"
+        _log.error("refused queue entry %s: %s", entry_id.decode("ascii", "replace"), versions)
+        self._refuse(head, Failure("version_mismatch", f"The frontend's jobs are of {versions}."))
+        return None

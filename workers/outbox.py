@@ -21,11 +21,12 @@ from typing import Final
 import msgspec
 import trio
 
+from shared.errors import Failure
 from shared.neighbours import Sign
 from shared.redis import keys
 from shared.redis.link import Link
 from shared.sansio.sequence import Sender
-from shared.schema.job import Frame, FrameKind, Job, Parcel, Running
+from shared.schema.job import Frame, FrameKind, Job, JobHead, Parcel, Running
 from shared.sealing import Seal
 
 _log = logging.getLogger(__name__)
@@ -235,6 +236,11 @@ class Outbox:
         if not confirmed.is_set():
             self._give_up(retained)
         return confirmed.is_set()
+
+    def refuse(self, head: JobHead, failure: Failure) -> None:
+        """Tell the owner of a job that nothing begins with it here; not retained, since a lost word costs only time."""
+        frames = [(FrameKind.STARTED, b""), (FrameKind.FAILED, _encode(failure))]
+        self._road(head.owner).put([(head.id, head.attempt, seq, *frame) for seq, frame in enumerate(frames)])
 
     def accept(self, retained: Retained, payload: bytes = b"") -> None:
         """Put ACCEPTED, which can wait for the first chunk, or for the next `flush`."""

@@ -71,7 +71,9 @@ class Worker:
         self._attempts: set[Attempt] = set()
         self._nursery: trio.Nursery | None = None
         self.outbox = Outbox(roads.link, seal, worker_id, roads.neighbours.ask)
-        self.intake = Intake(provider.name, roads.link, roads.blocking, seal, concurrency, self._accept)
+        self.intake = Intake(
+            provider.name, roads.link, roads.blocking, seal, concurrency, accept=self._accept, refuse=self.outbox.refuse
+        )
         pool = Pool(roads.link, seal, provider.name)
         self.keeper = Keeper(provider, pool, transports.http, worker_id)
         self.credentials = Credentials(

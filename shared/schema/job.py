@@ -41,6 +41,15 @@ class Job(msgspec.Struct, array_like=True, frozen=True):
     traceparent: str | None = None
 
 
+class JobHead(msgspec.Struct, array_like=True, frozen=True):
+    """What a job of any protocol begins with, so that whoever does not speak it can tell its owner."""
+
+    protocol: int
+    id: bytes
+    attempt: int
+    owner: str
+
+
 class FrameKind:
     """`STARTED`: a worker has the job. `ACCEPTED`: the upstream said yes, payload `Accepted` or nothing. `CHUNK`: JSON for the
     caller. `DONE`: the end, all well, payload `Outcome`. `FAILED`: the end, payload `Failure`."""
