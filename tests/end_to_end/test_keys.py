@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 import trio
@@ -17,11 +16,10 @@ from shared.redis import keys
 from shared.redis.usage import row_name
 from shared.schema import key_text
 from tests.eavesdropper import Eavesdropper, everything_in
+from tests.end_to_end.door import HELLO, Door
 from tests.end_to_end.gateway import API_KEY, Gateway, free_port, gateway, until
 from tests.redis_server import RedisServer
 from tests.simulators.dashscope_native import DashScopeNative
-
-HELLO = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture(scope="module")
@@ -40,30 +38,6 @@ def house(redis: RedisServer) -> Iterator[Gateway]:
         for port in house.ports:
             house.wait_ready("echo", port=port)
         yield house
-
-
-class Door:
-    """One frontend, as administrators and callers see it."""
-
-    def __init__(self, port: int) -> None:
-        self.origin = f"http://127.0.0.1:{port}"
-
-    async def ask(self, method: str, path: str, key: str | None = API_KEY, **options: Any) -> httpx2.Response:
-        headers = {"authorization": f"Bearer {key}"} if key is not None else {}
-        async with httpx2.AsyncClient(timeout=20, headers=headers) as client:
-            return await client.request(method, self.origin + path, **options)
-
-    async def make(self, **fields: Any) -> tuple[str, dict[str, Any]]:
-        reply = await self.ask("POST", "/admin/keys", json=fields)
-        assert reply.status_code == 200, reply.text
-        record = reply.json()
-        return record.pop("key"), record
-
-    async def chat(self, key: str | None, model: str = "echo", **fields: Any) -> httpx2.Response:
-        return await self.ask("POST", "/v1/chat/completions", key, json={"model": model, "messages": HELLO, **fields})
-
-    async def status(self, key: str | None, model: str = "echo") -> int:
-        return (await self.chat(key, model)).status_code
 
 
 @pytest.fixture
