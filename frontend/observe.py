@@ -5,6 +5,7 @@ A job is accepted when Redis has taken it or a worker speaks of it, whichever is
 accepted ones are at any time those that are open and those that ended.
 """
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterable
@@ -18,9 +19,10 @@ from frontend.edge import Visit
 from frontend.jobs import Jobs
 from frontend.open_job import OpenJob
 from shared.errors import KINDS
-from shared.measuring import Measures, Numbers
+from shared.measuring import Labels, Measures, Numbers
 from shared.metrics import OTHER
 from shared.redis import keys
+from shared.redis.circuit import circuits
 from shared.redis.failures import RedisError
 from shared.redis.link import Link
 from shared.sansio.job import State
@@ -37,7 +39,7 @@ _TRACED: Final = {
     "stream": "gen_ai.request.stream",
 }
 """What a request's span says of its facts, and under which name."""
-DEPTH_SECONDS: Final = 1.0
+SURVEY_SECONDS: Final = 1.0
 
 
 class Observer:
@@ -139,9 +141,10 @@ def _read(measures: Measures, catalog: Catalog, jobs: Jobs) -> None:
         "sluice_resends_asked_total": "resends",
     }.items():
         measures.read(name, lambda count=count: jobs.counts[count])  # type: ignore[misc]
-    depth = QueueDepth(jobs.link, catalog)
-    measures.before.append(depth.look)
-    measures.read("sluice_queue_depth", lambda: depth.numbers)
+    survey = Survey(jobs.link, catalog)
+    measures.before.append(survey.look)
+    measures.read("sluice_queue_depth", lambda: survey.depths)
+    measures.read("sluice_circuits", lambda: survey.circuits)
 
 
 def _by_state(jobs: Iterable[OpenJob]) -> Numbers:
@@ -156,27 +159,23 @@ def _streams(jobs: Iterable[OpenJob]) -> Numbers:
     return Counter((job.submission.provider,) for job in jobs if job.submission.stream and not job.ended)
 
 
-class QueueDepth:
-    """How many jobs wait for each live provider, over all frontends, as Redis says."""
+class Survey:
+    """What Redis knows of all live providers: how many jobs wait, over all frontends, and whose circuits are not closed."""
 
     def __init__(self, link: Link, catalog: Catalog) -> None:
-        self.numbers: Numbers = {}
+        self.depths: dict[Labels, float] = {}
+        self.circuits: dict[Labels, float] = {}
         self._link = link
         self._catalog = catalog
 
     async def look(self) -> None:
         """Ask Redis; without an answer nothing is told."""
-        providers = sorted({worker.provider for worker in self._catalog.workers})
-        questions: list[tuple[bytes, bytes]] = []
-        for provider in providers:
-            counter, normal, low, *_ = keys.queue(provider)
-            questions += (b"XLEN", counter), (b"ZCARD", normal), (b"ZCARD", low)
-        self.numbers = {}
-        with trio.move_on_after(DEPTH_SECONDS):
-            try:
-                lengths = await self._link.many(questions)
-            except RedisError:
-                return
-            self.numbers = {
-                (provider,): sum(lengths[3 * place : 3 * place + 3]) for place, provider in enumerate(providers)
-            }
+        self.depths, self.circuits = {}, {}
+        with trio.move_on_after(SURVEY_SECONDS), contextlib.suppress(RedisError):
+            for provider in sorted({worker.provider for worker in self._catalog.workers}):
+                counter, normal, low, *_ = keys.queue(provider)
+                lengths = await self._link.many([(b"XLEN", counter), (b"ZCARD", normal), (b"ZCARD", low)])
+                states = [bool(circuit.probe) for circuit in (await circuits(self._link, provider)).values()]
+                self.depths[provider,] = sum(lengths)
+                self.circuits[provider, "half_open"] = states.count(True)
+                self.circuits[provider, "open"] = states.count(False)

@@ -137,6 +137,13 @@ _FRONTEND: Final = _only(
         "Jobs that wait on the provider's queue, over all frontends; asked of Redis at each scrape.",
         "provider",
     ),
+    _gauge(
+        "circuits",
+        "Models whose upstream failed again and again. `state`: `open` (left alone), or `half_open` (a probe is under way)."
+        " Asked of Redis at each scrape.",
+        "provider",
+        "state",
+    ),
     _histogram(
         "first_token", SECONDS, "From the request, checked and routed, to the first token of a stream.", "provider"
     ),

@@ -34,6 +34,7 @@ class Watched:
             "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream_port}/v1",
             "OPENAI_MODELS": MODELS,
             "SLUICE_LOG_LEVEL": "debug",
+            "SLUICE_CIRCUIT": "on",
         }
         self.frontend: Process = running.frontend(SLUICE_METRICS_LISTEN=f"127.0.0.1:{self.frontend_port}")
         self.worker = running.worker("openai", SLUICE_WORKER_METRICS_LISTEN=f"127.0.0.1:{self.worker_port}")
@@ -153,6 +154,18 @@ async def test_every_job_is_counted_once_with_its_outcome(
     assert states.pop("usable") == 1
     assert set(states.values()) == {0}
     assert more(worker, before_worker, "sluice_credential_verdicts_total", verdict="ok") == 4
+
+
+async def test_an_open_circuit_shows(watched: Watched, upstream: OpenAICompatible, sdk: openai.AsyncOpenAI) -> None:
+    def circuits() -> dict[str, float]:
+        return {labels["state"]: number for labels, number in watched.frontend_says()["sluice_circuits"]}
+
+    assert circuits() == {"open": 0, "half_open": 0}
+    with trio.fail_after(SECONDS):
+        while circuits() == {"open": 0, "half_open": 0}:
+            with pytest.raises(openai.APIStatusError):
+                await sdk.chat.completions.create(**say("no sim:status=503") | {"model": "gpt-4o-mini"})
+    assert circuits() == {"open": 1, "half_open": 0}
 
 
 async def test_answers_from_memory_are_no_jobs(
