@@ -43,13 +43,13 @@ LONGEST: Final = 64
 LOW_EVERY: Final = 8
 SHARE: Final = 8
 
-PRELUDE: Final = (
-    f"""
+NAMES: Final = f"""
 local JOBS, NORMAL, LOW, SEALED, PLACES, TURNS, PACE = unpack(KEYS, 1, 7)
 local COUNTER, LONGEST, LOW_EVERY, SHARE = {COUNTER}, {LONGEST}, {LOW_EVERY}, {SHARE}
 local PACE_MS, SURE_MS, ROOM_MS, PACE_LIFE_MS = 10000, 3000, 3000, 600000
 """
-    + """
+
+TOOLS: Final = """
 local function clock(given)  -- a test brings its own
   if given then return tonumber(given) end
   local time = redis.call('TIME')
@@ -71,6 +71,14 @@ local function put_on_counter(name, sealed, ...)
   redis.call('HSET', PLACES, name, redis.call('XADD', JOBS, '*', 'job', sealed, 'name', name, ...))
 end
 
+local function pace(now)  -- claims of late, and the ms that they took, as far as somebody was waiting
+  local read = redis.call('HMGET', PACE, 'claims', 'busy', 'at')
+  local decay = math.exp(-math.max(0, now - (tonumber(read[3]) or now)) / PACE_MS)
+  return (tonumber(read[1]) or 0) * decay, (tonumber(read[2]) or 0) * decay + PACE_MS * (1 - decay)
+end
+"""
+
+MOVING: Final = """
 local function forget_turn(whose)
   if redis.call('HINCRBY', TURNS, 'waiting ' .. whose, -1) <= 0 then
     redis.call('HDEL', TURNS, 'waiting ' .. whose, 'normal ' .. whose, 'low ' .. whose)
@@ -112,18 +120,14 @@ local function refill(room)
   end
   redis.call('PEXPIRE', PACE, PACE_LIFE_MS)
 end
-
-local function pace(now)  -- claims of late, and the ms that they took, as far as somebody was waiting
-  local read = redis.call('HMGET', PACE, 'claims', 'busy', 'at')
-  local decay = math.exp(-math.max(0, now - (tonumber(read[3]) or now)) / PACE_MS)
-  return (tonumber(read[1]) or 0) * decay, (tonumber(read[2]) or 0) * decay + PACE_MS * (1 - decay)
-end
 """
-)
+
+PRELUDE: Final = NAMES + TOOLS
 
 QUEUE: Final = """
 local counter = redis.call('XLEN', JOBS)
-local normal, low = redis.call('ZCARD', NORMAL), redis.call('ZCARD', LOW)
+local normal, low = 0, 0
+if redis.call('EXISTS', NORMAL, LOW) > 0 then normal, low = redis.call('ZCARD', NORMAL), redis.call('ZCARD', LOW) end
 
 local function queue_check(ask, now)  -- a refusal, or nil
   if ask.returns then return end
@@ -181,7 +185,7 @@ end
 """
 
 CLAIMED: Final = Script(
-    PRELUDE
+    NAMES
     + """
 -- ARGV: a test's clock or '', how many jobs the worker could take next, how many entries were read, those, then their names.
 local read = tonumber(ARGV[3])
@@ -193,7 +197,11 @@ if read > 0 then
 else
   redis.call('HDEL', PLACES, '')  -- a write that is allowed when memory is full; then the others are as well
 end
-if redis.call('EXISTS', NORMAL, LOW) == 0 then return 0 end
+if redis.call('EXISTS', NORMAL, LOW) == 0 then return 0 end  -- before anything is defined: this is the common case
+"""
+    + TOOLS
+    + MOVING
+    + """
 local now = clock(tonumber(ARGV[1]))
 local claims, busy = pace(now)
 local room = tonumber(ARGV[2])
@@ -206,6 +214,7 @@ return 0
 
 WITHDRAW: Final = Script(
     PRELUDE
+    + MOVING
     + """
 -- ARGV: names. Takes these jobs out of the queue, wherever they stand; answers how many there were.
 local found = 0
