@@ -5,7 +5,7 @@ The classes are the schema of `GET /admin/overview`. There is no secret in it: c
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -13,6 +13,7 @@ import msgspec
 from frontend.catalog import Catalog
 from frontend.usage_today import UsageShown, UsageToday
 from shared.redis import keys
+from shared.redis.circuit import Circuit, circuits
 from shared.redis.credentials.standings import look
 from shared.redis.link import Link
 from shared.redis.presence import alive
@@ -108,8 +109,17 @@ class CredentialShown(msgspec.Struct, frozen=True):
         )
 
 
+class CircuitShown(msgspec.Struct, frozen=True):
+    """A model whose upstream fails and is left alone. `probe_in_seconds`: until one call may try; 0 once it may or does."""
+
+    model: str
+    probe_in_seconds: float
+    probing: bool
+
+
 class ProviderShown(msgspec.Struct, frozen=True):
-    """`waiting`: jobs that no worker has taken yet. `credentials`: at most 200 of `credentials_total`."""
+    """`waiting`: jobs that no worker has taken yet. `credentials`: at most 200 of `credentials_total`. `circuits`: those that
+    are not closed."""
 
     name: str
     traffic: Traffic
@@ -117,6 +127,7 @@ class ProviderShown(msgspec.Struct, frozen=True):
     workers: list[WorkerShown]
     credentials: list[CredentialShown]
     credentials_total: int
+    circuits: list[CircuitShown]
 
 
 class Overview(msgspec.Struct, frozen=True):
@@ -155,6 +166,8 @@ class Lookout:
         names = sorted({worker.provider for worker in workers} | flows.keys() - {""} | self._catalog.known_providers)
         depths = await self._depths(names)
         usage, usage_total = await self._usage.read()
+        seconds, microseconds = await self._link.call(b"TIME")
+        now_ms = int(seconds) * 1000 + int(microseconds) / 1000
         providers = [
             ProviderShown(
                 name=name,
@@ -163,6 +176,7 @@ class Lookout:
                 workers=_workers(worker for worker in workers if worker.provider == name),
                 credentials=_credentials(standings := await look(self._link, name)),
                 credentials_total=len(standings),
+                circuits=_circuits(await circuits(self._link, name), now_ms),
             )
             for name, depth in zip(names, depths, strict=True)
         ]
@@ -201,6 +215,17 @@ def _workers(workers: Iterable[WorkerAdvertisement]) -> list[WorkerShown]:
 def _credentials(standings: Sequence[Standing]) -> list[CredentialShown]:
     shown = [CredentialShown.of(standing) for standing in standings]
     return sorted(shown, key=lambda one: (one.state == "ready", one.id))[:MOST_CREDENTIALS]
+
+
+def _circuits(found: Mapping[str, Circuit], now_ms: float) -> list[CircuitShown]:
+    return [
+        CircuitShown(
+            model=model,
+            probe_in_seconds=round(max(0.0, circuit.pause_ends - now_ms) / 1000, 1),
+            probing=bool(circuit.probe) and circuit.probe_ends > now_ms,
+        )
+        for model, circuit in sorted(found.items())
+    ]
 
 
 def _decoded(decoder: "msgspec.json.Decoder[T]", texts: Iterable[bytes]) -> list[T]:

@@ -255,15 +255,18 @@ function makeProvider(provider) {
   const credentials = h("tbody");
   const credentialTable = table(["Credential", ["From", "wide"], ["Calls", "number"], "State"], credentials);
   const more = h("p", { class: "more" });
+  const broken = h("ul", { class: "circuits", "aria-label": "Models that are left alone for a while" });
   const kept = h("div", {}, h("h4", {}, "Credentials"), credentialTable, more);
   const card = h("article", { class: "card provider", "aria-labelledby": title },
-    h("header", {}, h("h3", { id: title }, provider.name), state), facts, workerTable, kept);
+    h("header", {}, h("h3", { id: title }, provider.name), state), facts, broken, workerTable, kept);
   card.show = (it, now) => {
     const [kind, text] = providerState(it);
     state.className = `pill ${kind}`;
     say(state, text);
     sync(facts, factsOf(it), ([name]) => name, ([name]) => h("div", {}, h("dt", {}, name), h("dd")),
       (fact, [, value]) => say(fact.lastChild, value));
+    broken.hidden = it.circuits.length === 0;
+    sync(broken, it.circuits, (one) => one.model, () => h("li", {}, h("code"), h("span", { class: "pill bad" })), showCircuit);
     workerTable.hidden = it.workers.length === 0;
     sync(workers, it.workers, (one) => one.id, makeWorker, (line, one) => showWorker(line, one, now));
     kept.hidden = it.credentials.length === 0;
@@ -289,6 +292,12 @@ function providerState(provider) {
   const usable = provider.credentials.filter((one) => one.usable_in_seconds === 0).length;
   if (provider.credentials.length && !usable) return ["bad", "no usable credential"];
   return ["good", able === 1 ? "1 worker" : `${able} workers`];
+}
+
+function showCircuit(item, one) {
+  say(item.firstChild, one.model);
+  const next = one.probe_in_seconds ? `next try in ${duration(one.probe_in_seconds)}` : one.probing ? "one call tries it" : "the next call tries it";
+  say(item.lastChild, `left alone after failures, ${next}`);
 }
 
 function factsOf({ traffic, waiting }) {

@@ -28,7 +28,7 @@ _BOTH: Final = (
     " xadd xack xdel xlen xpending"
     " zadd zcard zcount zpopmin zrange zrangebyscore zrem zremrangebyscore zscore"
 )
-_QUEUE: Final = ("sluice:jobs:*", "sluice:waiting:*", "sluice:pace:*")
+_QUEUE: Final = ("sluice:jobs:*", "sluice:waiting:*", "sluice:pace:*", "sluice:circuit:*")
 _SETTLEMENT: Final = ("sluice:slots*", "sluice:settled:*", "sluice:caller:*", "sluice:usage:*")
 
 
@@ -44,7 +44,7 @@ class Side:
 
 FRONTEND: Final = Side(
     "frontend",
-    tuple(sorted(f"{_BOTH} get lpush ltrim pubsub|numsub xrange".split())),
+    tuple(sorted(f"{_BOTH} get hstrlen lpush ltrim pttl pubsub|numsub xrange".split())),
     (
         *_QUEUE, *_SETTLEMENT, "sluice:alive*", "sluice:models:*", "sluice:credentials:*", "sluice:callers*",
         "sluice:answers:*", "sluice:dead",
@@ -70,7 +70,8 @@ _ARGUMENTS: Final[dict[str, str]] = {
     "eval": "x 0", "evalsha": "x 0", "script|load": "x", "pubsub|numsub": "",
     "set": "K x", "get": "K", "del": "K", "exists": "K", "expire": "K 1", "pexpire": "K 1", "mget": "K", "sadd": "K x",
     "srem": "K x", "smembers": "K", "hget": "K x", "hset": "K x x", "hdel": "K x", "hexists": "K x", "hgetall": "K",
-    "hincrby": "K x 1", "hkeys": "K", "hlen": "K", "hmget": "K x", "hsetnx": "K x x", "hvals": "K", "lpush": "K x",
+    "hincrby": "K x 1", "hkeys": "K", "hlen": "K", "hmget": "K x", "hsetnx": "K x x", "hvals": "K",
+    "hstrlen": "K x", "pttl": "K", "lpush": "K x",
     "lrange": "K 0 1", "ltrim": "K 0 1", "xadd": "K * x x", "xack": "K x 0-1", "xdel": "K 0-1", "xlen": "K",
     "xpending": "K x", "xrange": "K - +", "xautoclaim": "K x x 1 0", "xgroup|create": "K x 0",
     "xreadgroup": "GROUP x x STREAMS K >", "zadd": "K 1 x", "zcard": "K", "zcount": "K 0 1", "zpopmin": "K",

@@ -45,6 +45,15 @@ async def streaming(house: Gateway, words: str):
         nursery.cancel_scope.cancel()
 
 
+async def fail_until_left_alone(house: Gateway) -> None:
+    """Ask for answers that break until the gateway asks the upstream no more."""
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello sim:fault=close_before_headers"}]}
+    async with httpx2.AsyncClient(timeout=20, headers={"authorization": f"Bearer {API_KEY}"}) as client:
+        with trio.fail_after(20):
+            while (await client.post(f"{house.base_url}/chat/completions", json=body)).status_code != 503:
+                pass
+
+
 async def test_a_wrong_key_is_told_and_stays_outside(house: Gateway, page: Page):
     await sign_in(page, house, key="sk-wrong-0123456789")
     await page.until("document.getElementById('key-error').textContent.includes('does not know')")
@@ -128,7 +137,8 @@ async def test_errors_stand_there_with_their_meaning(house: Gateway, page: Page)
 async def test_credentials_show_their_state_and_no_secret(redis_server: RedisServer, browser: Browser):
     good, bad = "sk-good-0123456789", "sk-bad-0123456789"
     async with OpenAICompatible("openai", keys={good}).running() as upstream:
-        with gateway(redis_server, OPENAI_API_KEY=f"{bad},{good}", OPENAI_BASE_URL=upstream.base_url) as running:
+        settings = {"OPENAI_API_KEY": f"{bad},{good}", "OPENAI_BASE_URL": upstream.base_url, "SLUICE_CIRCUIT": "on"}
+        with gateway(redis_server, **settings) as running:
             running.frontend()
             running.worker("openai")
             await trio.to_thread.run_sync(running.wait_ready, "gpt-4o-mini")
@@ -150,6 +160,8 @@ async def test_credentials_show_their_state_and_no_secret(redis_server: RedisSer
                     key=API_KEY,
                 )
                 assert good not in overview and bad not in overview and good[-4:] not in overview
+                await fail_until_left_alone(running)
+                await page.until(f"/gpt-4o\\s+left alone after failures/.test({shown})")
                 assert page.complaints == []
 
 

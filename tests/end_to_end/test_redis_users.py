@@ -106,7 +106,7 @@ async def test_everything_works_with_the_rights_of_the_list(house: Gateway) -> N
             async with openai.AsyncOpenAI(base_url=house.base_url, api_key=key[1], max_retries=0) as ada:
                 answer = await ada.chat.completions.create(model="echo", messages=said)
                 assert answer.choices[0].message.content == "one two three"
-            for path in ("/admin/keys", "/admin/usage", "/metrics", "/health/ready"):
+            for path in ("/admin/keys", "/admin/usage", "/admin/overview", "/metrics", "/health/ready"):
                 assert (await admin.get(path)).status_code == 200, path
         await trio.sleep(3)  # leases are renewed, upstreams asked for their models, the overview read
     assert [process.popen.poll() for process in house.processes] == [None] * 3

@@ -22,7 +22,7 @@ def job(name, received, provider="echo", stream=True):
 
 
 def visit(name="r", *, status=200, complete=True, path=PATH, **facts):
-    return Visit("POST", path, request_id=name, status=status, complete=complete, facts=facts)
+    return Visit("POST", path, request_id=name, began=0.0, status=status, complete=complete, facts=facts)
 
 
 @pytest.fixture
