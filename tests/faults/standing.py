@@ -7,7 +7,7 @@ that is open) is forgotten before the next.
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -77,3 +77,11 @@ def standing_house(*, frontends: int = 1, workers: int = 1, **environment: str) 
         for frontend_port in running.ports:
             running.wait_ready(MODEL, port=frontend_port)
         yield house
+
+
+async def bounded(house: House, most_bytes: int) -> None:
+    """Memory that was needed once may stay with its process, up to `most_bytes`; the audit looks for what comes on top."""
+    for process in house.processes:
+        before, now = house.before[process.name], await house.held(process)
+        assert now.resident - before.resident < most_bytes, process.name
+        house.before[process.name] = replace(before, resident=now.resident)

@@ -6,7 +6,6 @@ import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 
 import psutil
 import pytest
@@ -14,7 +13,7 @@ import trio
 
 from tests.end_to_end.gateway import API_KEY
 from tests.faults.house import House
-from tests.faults.standing import MODEL, Standing, standing_house
+from tests.faults.standing import MODEL, Standing, bounded, standing_house
 from tests.faults.streams import raw
 from tests.frontend.server.test_strictness import REFUSED, SMUGGLED
 from tests.simulators.raw_client import Seen, receive_message, request_bytes
@@ -71,14 +70,6 @@ def error(seen: Seen) -> dict[str, object]:
     found: dict[str, object] = json.loads(seen.body)["error"]
     assert set(found) == {"message", "type", "param", "code"}
     return found
-
-
-async def bounded(house: House, most_bytes: int) -> None:
-    """Memory that was needed once may stay with its process, up to `most_bytes`; the audit looks for what comes on top."""
-    for process in house.processes:
-        before, now = house.before[process.name], await house.held(process)
-        assert now.resident - before.resident < most_bytes, process.name
-        house.before[process.name] = replace(before, resident=now.resident)
 
 
 async def quiet(house: House) -> None:
