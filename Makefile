@@ -21,19 +21,19 @@ help:  ## list the targets
 run: $(VENV)/.run  ## start a whole gateway: Redis, a frontend, a worker for each configured provider
 	@$(BIN)/sluice up $(ARGS)
 
-test: $(VENV)/.dev $(VENV)/.browser  ## run the tests (about two minutes; with CI=true also those marked slow)
+test: $(VENV)/.dev $(VENV)/.browser $(VENV)/.chaos  ## run the tests (about two minutes; with CI=true also those marked slow)
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(VENV)/.dev $(VENV)/.browser  ## run the tests, also those marked slow
+test-all: $(VENV)/.dev $(VENV)/.browser $(VENV)/.chaos  ## run the tests, also those marked slow
 	@$(BIN)/python -m pytest --slow $(ARGS)
 
-faults: $(VENV)/.dev  ## break everything on purpose and show what callers notice (docs/reliability.md; a few minutes)
+faults: $(VENV)/.dev $(VENV)/.chaos  ## break everything on purpose and show what callers notice (docs/reliability.md; a few minutes)
 	@$(BIN)/python -m pytest tests/faults --slow $(ARGS)
 
 soak: $(VENV)/.dev  ## two minutes of streams while things break at random, every text compared; ARGS='--seconds 600'
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
-check: $(VENV)/.dev $(VENV)/.browser  ## everything that must be green: format, lint, types, tests
+check: $(VENV)/.dev $(VENV)/.browser $(VENV)/.chaos  ## everything that must be green: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -80,6 +80,17 @@ $(VENV)/.browser: | $(BIN)/python
 		echo "sluice: installing Chromium, in which the pages are tested (once; a minute or so) ..."; \
 		{ apt-get update; DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core; } \
 			>/dev/null 2>&1 || echo "sluice: Chromium could not be installed; the pages are not tested" >&2; \
+	}
+	@touch $@
+
+# Some fault tests drop packets and set clocks. Where their tools are missing and we may install them, that is done, once; else
+# those tests say why they are left out.
+$(VENV)/.chaos: | $(BIN)/python
+	@{ command -v ip && command -v tc && command -v nft && command -v faketime; } >/dev/null \
+	|| { test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null; } || { \
+		echo "sluice: installing iproute2, nftables and faketime for the fault tests (once) ..."; \
+		{ apt-get update; DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends iproute2 nftables faketime; } \
+			>/dev/null 2>&1 || echo "sluice: they could not be installed; some faults are not injected" >&2; \
 	}
 	@touch $@
 

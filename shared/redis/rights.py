@@ -90,7 +90,7 @@ def acl_line(side: Side, password: str = "<password>") -> str:
 
 async def missing_rights(link: Link, side: Side) -> list[str]:
     """What the link's login may not do and the side must: commands, keys, channels. Nothing is changed by asking."""
-    asked = _questions(side)
+    asked = questions(side)
     try:
         replies = await link.many([("MULTI",), *(command for _, command in asked), ("DISCARD",)], raise_refusals=False)
     except LinkDown as down:
@@ -111,7 +111,7 @@ async def require_rights(link: Link, side: Side) -> None:
         )
 
 
-def _questions(side: Side) -> list[tuple[str, tuple[str, ...]]]:
+def questions(side: Side) -> list[tuple[str, tuple[str, ...]]]:
     """Each command once, each key and channel once, with a name for people."""
     key, channel = side.keys[0], side.channels[0]
     asked = [

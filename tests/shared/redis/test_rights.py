@@ -3,16 +3,28 @@
 import ast
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 import redis
 import trio
 
+from shared.redis import keys
 from shared.redis.address import Address
 from shared.redis.failures import Refused
 from shared.redis.link import Link
-from shared.redis.rights import FRONTEND, OPERATOR, SIDES, WORKER, Side, acl_line, missing_rights, require_rights
+from shared.redis.rights import (
+    FRONTEND,
+    OPERATOR,
+    SIDES,
+    WORKER,
+    Side,
+    acl_line,
+    missing_rights,
+    questions,
+    require_rights,
+)
 from tests.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[3]
@@ -76,6 +88,12 @@ def test_the_list_has_what_the_code_uses_and_nothing_else(module: str, side: Sid
     assert sorted(set(side.commands) - used_by(module) - asks) == [], "the list allows what the code does not use"
 
 
+def test_every_documented_key_and_channel_is_somebodys() -> None:
+    names = re.findall(r"^\| `((?:sluice|…):[^`]+)` \|", keys.__doc__ or "", re.M)
+    for name in (name for name in names if not name.startswith("…")):
+        assert any(fnmatchcase(name, pattern) for side in SIDES for pattern in (*side.keys, *side.channels)), name
+
+
 def make_user(server: RedisServer, side: Side, without: str = "") -> Address:
     line = acl_line(side, PASSWORD)
     if without:
@@ -95,6 +113,16 @@ async def test_a_user_made_from_the_list_lacks_nothing(
     assert await missing_rights(link, side) == []
     await require_rights(link, side)
     assert redis_server.client.dbsize() == before, "asking changes nothing"
+    nursery.cancel_scope.cancel()
+
+
+async def test_every_question_is_one_that_redis_understands(redis_server: RedisServer, nursery: trio.Nursery) -> None:
+    """A command with too few words is refused before anybody looks at rights."""
+    link = Link(make_user(redis_server, OPERATOR))
+    await nursery.start(link.run)
+    commands = [command for side in SIDES for _, command in questions(side)]
+    replies = await link.many([("MULTI",), *commands, ("DISCARD",)], raise_refusals=False)
+    assert set(replies[1:-1]) == {b"QUEUED"}, [reply for reply in replies if isinstance(reply, Refused)]
     nursery.cancel_scope.cancel()
 
 

@@ -79,7 +79,6 @@ async def house(
                 await trio.to_thread.run_sync(running.close)
 
 
-@pytest.mark.slow
 async def test_everything_works_with_the_rights_of_the_list(house: Gateway) -> None:
     said = [{"role": "user", "content": "one two three"}]
     with trio.fail_after(60):
@@ -126,7 +125,6 @@ def start(house: Gateway, side: Side, login: str) -> Process:
     return house.frontend(REDIS_URL=url) if side is FRONTEND else house.worker("echo", REDIS_URL=url)
 
 
-@pytest.mark.slow
 @pytest.mark.fault("B21")
 @pytest.mark.parametrize("side", [FRONTEND, WORKER], ids=lambda side: side.name)
 async def test_a_process_whose_user_lacks_one_command_names_it_and_does_not_start(
@@ -143,7 +141,6 @@ async def test_a_process_whose_user_lacks_one_command_names_it_and_does_not_star
     assert "Traceback" not in process.text()
 
 
-@pytest.mark.slow
 @pytest.mark.fault("B21")
 @pytest.mark.parametrize("side", [FRONTEND, WORKER], ids=lambda side: side.name)
 async def test_a_process_with_a_wrong_password_does_not_start(starting: Gateway, side: Side) -> None:
