@@ -47,13 +47,16 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def process(*arguments: str, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """One of our modules as a child, ended with the block."""
+    with command(sys.executable, "-m", *arguments, PYTHONPATH=str(CHECKOUT), **environment) as child:
+        yield child
+
+
+@contextlib.contextmanager
+def command(*words: str, stdout: int = subprocess.PIPE, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
     """A child of ours, ended with the block."""
     child = subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        cwd=CHECKOUT,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        words, cwd=CHECKOUT, env={**os.environ, **environment}, stdout=stdout, stderr=subprocess.DEVNULL
     )
     try:
         yield child
@@ -109,36 +112,30 @@ def sluice(upstream_port: int) -> Iterator[Target]:
 
 
 @contextlib.contextmanager
-def litellm(upstream_port: int, command: Path) -> Iterator[Target]:
-    """LiteLLM's proxy, one process, in front of the same upstream. `command`: its `litellm` in an environment of its own."""
+def litellm(upstream_port: int, executable: Path) -> Iterator[Target]:
+    """LiteLLM's proxy, one process, in front of the same upstream. `executable`: `litellm` in an environment of its own."""
     port = free_port()
+    parameters = {"model": "openai/bench", "api_base": f"http://127.0.0.1:{upstream_port}/v1", "api_key": "sk-bench"}
+    models = [{"model_name": "bench", "litellm_params": parameters}]
     with tempfile.TemporaryDirectory(prefix="litellm-bench-") as directory:
         config = Path(directory) / "config.yaml"
-        upstream = f"http://127.0.0.1:{upstream_port}/v1"
-        parameters = {"model": "openai/bench", "api_base": upstream, "api_key": "sk-bench-0000000000000000"}
-        model_list = [{"model_name": "bench", "litellm_params": parameters}]
-        config.write_text(json.dumps({"model_list": model_list, "general_settings": {"master_key": KEY}}))
-        child = subprocess.Popen(
-            [str(command), "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"],
-            cwd=directory,
-            env={
-                **os.environ,
-                "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it asks the network for prices
-                "LITELLM_LOG": "ERROR",
-                "LITELLM_MODE": "PRODUCTION",
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
+        config.write_text(json.dumps({"model_list": models, "general_settings": {"master_key": KEY}}))
+        words = [
+            str(executable),
+            "--config",
+            str(config),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--telemetry",
+            "False",
+        ]
+        # Without the first of these it asks the network for prices.
+        environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
+        with command(*words, stdout=subprocess.DEVNULL, **environment) as child:
             _wait(f"http://127.0.0.1:{port}/v1/models", seconds=SLOW_START_SECONDS)
             yield Target("LiteLLM", port, {"proxy": psutil.Process(child.pid)})
-        finally:
-            child.terminate()
-            try:
-                child.wait(10)
-            except subprocess.TimeoutExpired:
-                child.kill()
 
 
 def _wait(url: str, *, seconds: float = START_SECONDS) -> None:
