@@ -172,9 +172,7 @@ class Jobs:
             job.fail(Failure("queue_full", "The job queue is full; try again in a few seconds."))
         elif isinstance(reply, LinkDown) or (isinstance(reply, Refused) and reply.kind in PASSING):
             # It may even have been executed. So it is another attempt that the watch submits once Redis answers again.
-            if job.unanswered_since is None:
-                job.unanswered_since = trio.current_time()
-            job.vanished()
+            job.unanswered()
         else:
             _log.warning("a job could not be queued: %s", reply, extra={"request_id": job.submission.request_id})
             job.fail(

@@ -125,7 +125,7 @@ def _trace(visit: Visit) -> None:
 
 def _known(kind: str) -> str:
     """A failure comes from a worker, which may be newer than we are."""
-    return kind if kind in KINDS or kind == "vanished" else OTHER
+    return kind if kind in KINDS or kind in ("vanished", "unanswered") else OTHER
 
 
 def _read(measures: Measures, catalog: Catalog, jobs: Jobs) -> None:

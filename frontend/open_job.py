@@ -242,6 +242,14 @@ class OpenJob:
         self.ownership.unlisted(worker)
         self._after(was)
 
+    def unanswered(self) -> None:
+        """Redis did not say whether it has queued the job: it is queued again once it answers."""
+        if self.unanswered_since is None:
+            self.unanswered_since = trio.current_time()
+        was = self.ownership.attempt
+        self.ownership.unanswered()
+        self._after(was)
+
     def vanished(self) -> None:
         """The queue has lost the job: it is queued again, or there is no sense in it."""
         was = self.ownership.attempt

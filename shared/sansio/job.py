@@ -137,6 +137,11 @@ class Ownership:
         else:
             self._next_attempt("vanished")
 
+    def unanswered(self) -> None:
+        """Nobody said whether the queue has the job: it is queued again, under another number in case it has."""
+        if self.state is State.WAITING:
+            self._next_attempt("unanswered")
+
     def turned_away(self, failure: Failure) -> None:
         """The route does not take the job: on to the next, or the end. What stands in the queue is the shell's to withdraw."""
         if self.state is State.WAITING and not self._moves_on(failure):

@@ -144,6 +144,10 @@ async def test_a_submission_that_redis_did_not_answer_is_made_again_under_anothe
     frontend.paper.replies[0](reply)
     assert frontend.job.failure is None
     assert (frontend.job.ownership.attempt, frontend.job.ownership.resubmit) == (2, True)
+    for _ in range(20):  # as long as its patience lasts, which is the watch's to say
+        frontend.jobs.submit(frontend.job)
+        frontend.paper.replies[-1](reply)
+    assert frontend.job.failure is None
     frontend.parcel("w", STARTED)
     assert frontend.paper.taken() == [("w", OrderKind.CANCEL, 1, 0)]
 
