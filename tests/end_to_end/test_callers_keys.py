@@ -82,6 +82,7 @@ async def test_a_public_pass_through_needs_no_key_of_its_own(house: Gateway, ups
     assert asked["parameters"] == {"result_format": "message", "incremental_output": True}
 
 
+@pytest.mark.fault("S18")
 async def test_keys_of_concurrent_callers_are_never_mixed(house: Gateway, upstream: DashScopeNative) -> None:
     replies: dict[str, str] = {}
 
@@ -113,6 +114,7 @@ async def test_keys_of_concurrent_callers_are_never_mixed(house: Gateway, upstre
         (THEIRS[0], "hello sim:fault=error_200 sim:error=dashscope_native_200_business", 400, "content_filter"),
     ],
 )
+@pytest.mark.fault("C18")
 async def test_what_the_upstream_says_of_the_key_is_the_callers_business(
     house: Gateway, upstream: DashScopeNative, key: str, words: str, status: int, code: str, stream: bool
 ) -> None:
@@ -176,6 +178,7 @@ async def test_without_the_setting_a_foreign_key_opens_nothing(
         assert upstream.ledger.calls_seen == 0
 
 
+@pytest.mark.fault("S5")
 async def test_the_key_is_readable_nowhere(house: Gateway, upstream: DashScopeNative, redis: RedisServer) -> None:
     """Not in what passes through Redis, not in what rests there while a job waits, not in logs, not in errors."""
     key, words = THEIRS[0], "the secret words"

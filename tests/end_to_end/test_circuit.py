@@ -59,6 +59,7 @@ async def place(redis_server: RedisServer) -> AsyncIterator[Place]:
                 yield Place(house, upstream, client)
 
 
+@pytest.mark.fault("C21")
 async def test_an_open_circuit_refuses_at_once_and_lets_one_probe_through(place: Place) -> None:
     with trio.fail_after(40):
         await place.open_circuit()

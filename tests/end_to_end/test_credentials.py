@@ -37,6 +37,7 @@ async def ask(house: Gateway, words: str) -> httpx2.Response:
 
 
 @pytest.mark.parametrize("house", [f"{BAD},{GOOD}"], indirect=True)
+@pytest.mark.fault("C18")
 async def test_a_refused_key_gives_way_to_the_next(house: Gateway, upstream: OpenAICompatible) -> None:
     for _ in range(6):
         assert (await ask(house, "hello")).status_code == 200
@@ -45,6 +46,7 @@ async def test_a_refused_key_gives_way_to_the_next(house: Gateway, upstream: Ope
 
 
 @pytest.mark.parametrize("house", [BAD], indirect=True)
+@pytest.mark.fault("C18")
 async def test_no_good_key_is_the_gateways_trouble_not_the_callers(house: Gateway, upstream: OpenAICompatible) -> None:
     for _ in range(2):
         reply = await ask(house, "hello")
@@ -55,6 +57,7 @@ async def test_no_good_key_is_the_gateways_trouble_not_the_callers(house: Gatewa
 
 
 @pytest.mark.parametrize("house", [GOOD], indirect=True)
+@pytest.mark.fault("C19")
 async def test_a_rate_limit_reaches_the_caller_with_its_wait(house: Gateway, upstream: OpenAICompatible) -> None:
     reply = await ask(house, "hello sim:error=openai_429_rate_limit")
     assert reply.status_code == 429

@@ -112,6 +112,7 @@ async def test_a_whole_answer(sdk: openai.AsyncOpenAI, upstream: Langfast) -> No
     assert asked["max_completion_tokens"] == 50
 
 
+@pytest.mark.fault("C26")
 async def test_answers_on_shared_sessions_never_mix(sdk: openai.AsyncOpenAI, upstream: Langfast) -> None:
     texts: dict[int, str] = {}
 
@@ -137,6 +138,7 @@ async def test_answers_on_shared_sessions_never_mix(sdk: openai.AsyncOpenAI, ups
         ("hang_mid", "upstream_timeout"),
     ],
 )
+@pytest.mark.fault("C26")
 async def test_what_breaks_off_ends_with_an_error(
     sdk: openai.AsyncOpenAI, upstream: Langfast, fault: str, code: str
 ) -> None:
@@ -182,6 +184,7 @@ async def gateway_for(
         yield running
 
 
+@pytest.mark.fault("C26")
 async def test_a_caller_that_leaves_frees_the_account_and_its_words_reach_nobody(redis_server: RedisServer) -> None:
     async with Langfast().running() as upstream, gateway_for(
         upstream, redis_server, MIN_CREDENTIALS="1", MAX_CREDENTIALS="1"
@@ -225,6 +228,7 @@ async def test_workers_share_accounts_but_not_answers(redis_server: RedisServer)
         assert len(sockets(upstream)) <= 4, "each worker has its own session of an account"
 
 
+@pytest.mark.fault("C27")
 async def test_the_sign_up_limit_stops_sign_ups_not_answers(redis_server: RedisServer) -> None:
     async with Langfast(signups_per_hour=1).running() as upstream, gateway_for(
         upstream, redis_server, MIN_CREDENTIALS="3", MAX_CREDENTIALS="3"
@@ -234,6 +238,7 @@ async def test_the_sign_up_limit_stops_sign_ups_not_answers(redis_server: RedisS
         assert [call.status for call in sign_ups(upstream)] == [200, 429]
 
 
+@pytest.mark.fault("C27")
 async def test_without_any_account_the_caller_is_told_to_wait(redis_server: RedisServer) -> None:
     async with Langfast().running() as upstream:
         upstream.signup.always(error="langfast_signup_422_disabled")
@@ -264,6 +269,7 @@ async def test_an_account_is_renewed_before_it_ends(redis_server: RedisServer) -
 
 
 @pytest.mark.parametrize("connected", [True, False], ids=["run refused", "socket refused"])
+@pytest.mark.fault("C27")
 async def test_an_expired_token_gives_way_to_another_account(redis_server: RedisServer, connected: bool) -> None:
     later = 0.0
     upstream = Langfast(clock=lambda: time.time() + later)

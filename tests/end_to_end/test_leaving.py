@@ -67,6 +67,7 @@ async def test_leaving_closes_the_upstream_call(
 
 
 @pytest.mark.parametrize("extra", [b"\r\n", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["stray", "pipelined"])
+@pytest.mark.fault("D2")
 async def test_bytes_after_the_request_do_not_hide_the_departure(
     house: Gateway, upstream: OpenAICompatible, extra: bytes
 ) -> None:
@@ -79,6 +80,7 @@ async def test_bytes_after_the_request_do_not_hide_the_departure(
 
 
 @pytest.mark.promise("P7")
+@pytest.mark.fault("D1")
 async def test_forty_callers_leave_at_once(house: Gateway, upstream: OpenAICompatible) -> None:
     callers = [await connect(house) for _ in range(40)]
     for number, caller in enumerate(callers):
