@@ -26,11 +26,11 @@ def visit(name="r", *, status=200, complete=True, path=PATH, **facts):
 
 
 @pytest.fixture
-def statistics(autojump_clock):
+def statistics():
     return Statistics()
 
 
-async def test_chunks_count_while_they_come_and_the_end_sets_them_right(statistics):
+async def test_chunks_count_while_they_come_and_the_end_sets_them_right(autojump_clock, statistics):
     assert statistics.flows([job("a", 12)])["echo"] == Flow(open=1, tokens=10, tokens_per_second=2.0)
     await trio.sleep(1)
     assert statistics.flows([job("a", 32)])["echo"].tokens == 30
@@ -40,13 +40,13 @@ async def test_chunks_count_while_they_come_and_the_end_sets_them_right(statisti
     assert 0.24 < quantile(ended.first_token, 0.5) < 0.28
 
 
-async def test_an_attempt_that_begins_again_takes_nothing_back(statistics):
+async def test_an_attempt_that_begins_again_takes_nothing_back(autojump_clock, statistics):
     statistics.flows([job("a", 12)])
     assert statistics.flows([job("a", 1)])["echo"].tokens == 10
     assert statistics.flows([job("a", 14)])["echo"].tokens == 12
 
 
-async def test_the_minute_passes(statistics):
+async def test_the_minute_passes(autojump_clock, statistics):
     statistics.ended(visit(provider="echo", completion_tokens=40))
     assert statistics.flows([])["echo"].tokens_per_second == 8.0
     await trio.sleep(6)
@@ -67,12 +67,12 @@ async def test_the_minute_passes(statistics):
     ],
     ids=["no key", "no page", "caller left", "cut", "not the API", "a whole answer has no first token"],
 )
-async def test_how_requests_end(statistics, ending, expected):
+async def test_how_requests_end(autojump_clock, statistics, ending, expected):
     statistics.ended(ending)
     assert statistics.flows([]) == expected
 
 
-async def test_what_is_told_survives_the_road(statistics):
+async def test_what_is_told_survives_the_road(autojump_clock, statistics):
     statistics.ended(visit(provider="p", stream=True, first_token_ms=80.0, error="x"))
     flows = statistics.flows([job("a", 5)])
     assert msgspec.json.decode(msgspec.json.encode(flows), type=dict[str, Flow]) == flows
