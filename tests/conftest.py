@@ -16,6 +16,7 @@ settings.register_profile("thorough", max_examples=200, deadline=None)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow (CI always does)")
+    parser.addoption("--row", action="append", help="only the tests of this row of docs/reliability.md, such as A4 or P9")
 
 
 def _thorough(config: pytest.Config) -> bool:
@@ -27,8 +28,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if wanted := set(config.getoption("--row") or ()):
+        others = [item for item in items if not wanted & _rows(item)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if wanted & _rows(item)]
     if _thorough(config):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+def _rows(item: pytest.Item) -> set[object]:
+    return {row for name in ("fault", "promise") for mark in item.iter_markers(name) for row in mark.args}
