@@ -18,8 +18,10 @@ KEY = "sk-upstream-0123456789"
 class Two:
     """The gateway with its two upstreams, for one test."""
 
-    def __init__(self, house: Gateway, first: OpenAICompatible, spare: OpenAICompatible) -> None:
-        self.house, self.first, self.spare = house, first, spare
+    def __init__(
+        self, house: Gateway, first: OpenAICompatible, spare: OpenAICompatible, client: httpx2.AsyncClient
+    ) -> None:
+        self.house, self.first, self.spare, self.client = house, first, spare, client
 
     async def ask(
         self, model: str, words: str = "hello there", *, stream: bool = False, **headers: str
@@ -28,8 +30,7 @@ class Two:
         headers = {"authorization": f"Bearer {API_KEY}"} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }
-        async with httpx2.AsyncClient(timeout=20, headers=headers) as client:
-            return await client.post(f"{self.house.base_url}/chat/completions", json=body)
+        return await self.client.post(f"{self.house.base_url}/chat/completions", json=body, headers=headers)
 
     @property
     def calls(self) -> tuple[int, int]:
@@ -65,12 +66,18 @@ def house(ports: tuple[int, int]) -> Iterator[Gateway]:
 
 
 @pytest.fixture
-async def two(house: Gateway, ports: tuple[int, int]) -> AsyncIterator[Two]:
+async def client() -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+async def two(house: Gateway, ports: tuple[int, int], client: httpx2.AsyncClient) -> AsyncIterator[Two]:
     async with (
         OpenAICompatible("openai", keys={KEY}).running(ports[0]) as first,
         OpenAICompatible("openai", keys={KEY}).running(ports[1]) as spare,
     ):
-        yield Two(house, first, spare)
+        yield Two(house, first, spare, client)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -106,9 +113,11 @@ async def _rested(two: Two) -> None:
     await trio.lowlevel.checkpoint()
 
 
-async def test_an_unreachable_upstream_is_passed_by(house: Gateway, ports: tuple[int, int]) -> None:
+async def test_an_unreachable_upstream_is_passed_by(
+    house: Gateway, ports: tuple[int, int], client: httpx2.AsyncClient
+) -> None:
     async with OpenAICompatible("openai", keys={KEY}).running(ports[1]) as spare:
-        reply = await Two(house, spare, spare).ask("shared")
+        reply = await Two(house, spare, spare, client).ask("shared")
     assert who(reply) == (200, "spare", "2")
 
 
@@ -165,12 +174,12 @@ async def test_weights(two: Two) -> None:
 
 
 async def test_routes_are_listed(two: Two) -> None:
-    async with httpx2.AsyncClient(headers={"authorization": f"Bearer {API_KEY}"}) as client:
-        listed = (await client.get(f"{two.house.base_url}/models")).json()["data"]
+    headers = {"authorization": f"Bearer {API_KEY}"}
+    listed = (await two.client.get(f"{two.house.base_url}/models", headers=headers)).json()["data"]
     assert {"shared", "mine", "other", "spare-first", "lot"} == {model["id"] for model in listed}
 
 
-async def test_a_worker_that_goes_away_is_passed_by(redis_server: RedisServer, ports: tuple[int, int]) -> None:
+async def test_a_worker_that_goes_away_is_passed_by(redis_server: RedisServer, client: httpx2.AsyncClient) -> None:
     """Killed while the job waits in its queue: after some seconds the next provider is asked."""
     async with OpenAICompatible("openai").running() as upstream:
         with gateway(redis_server, SLUICE_PROVIDER_SPARE_BASE_URL=upstream.base_url) as running:
@@ -185,6 +194,6 @@ async def test_a_worker_that_goes_away_is_passed_by(redis_server: RedisServer, p
             with trio.fail_after(20):
                 await until(lambda: running.redis.client.scard("sluice:alive") == 3)
                 worker.kill()
-                reply = await Two(running, upstream, upstream).ask("shared")
+                reply = await Two(running, upstream, upstream, client).ask("shared")
     assert who(reply) == (200, "spare", "1")
     assert int(reply.headers["x-sluice-queue-ms"]) > 500

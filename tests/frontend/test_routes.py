@@ -5,8 +5,11 @@ from collections import Counter
 
 import pytest
 
+from frontend.admission import Caller
+from frontend.api.asking import _open_to
 from frontend.routing import in_order
 from shared.errors import GatewayError
+from shared.schema.caller import ANYBODY, FOREIGN, MASTER, CallerKey
 from shared.settings.routes import ROUTES, RoutePlan
 from shared.settings.row import Expected
 from tests.frontend.test_catalog import a_catalog, worker
@@ -116,3 +119,17 @@ def test_what_a_caller_may_not_use_is_no_route():
     with pytest.raises(GatewayError) as refused:
         catalog.routes("m", allow=lambda route: False)
     assert (refused.value.failure.kind, refused.value.failure.param) == ("model_not_found", "model")
+
+
+def test_a_callers_own_upstream_key_has_one_route():
+    """Nobody's key goes to another upstream than it was meant for."""
+    catalog = a_catalog(
+        worker("ours", "m"), worker("theirs", "m", caller_credentials=True), worker("z", "m", caller_credentials=True)
+    )
+    stranger = Caller("00000000", False, "sk-their-own", CallerKey(FOREIGN))
+    known = Caller("11111111", True, "", CallerKey(MASTER))
+    assert [route.provider for route in _open_to(stranger, catalog.routes("m"))] == ["theirs"]
+    assert [route.provider for route in _open_to(known, catalog.routes("m"))] == ["ours", "theirs", "z"]
+    open_door = Caller("22222222", True, "sk-their-own", CallerKey(ANYBODY))
+    assert [route.provider for route in _open_to(open_door, catalog.routes("m"))] == ["ours", "theirs", "z"]
+    assert [route.provider for route in _open_to(open_door, catalog.routes("theirs/m"))] == ["theirs"]
