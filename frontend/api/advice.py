@@ -40,6 +40,7 @@ ADVICE: Final = {
     "upstream_stream_truncated": "What has come is not the whole answer. Try again.",
     "upstream_timeout": "Try again, or use another model.",
     "upstream_unreachable": "Try again. The operator checks the network with `sluice doctor`.",
+    "version_mismatch": "Try again in a while. The operator brings frontends and workers to the same version.",
     "worker_lost": "Try again; what was streamed so far is not the whole answer.",
 }
 
