@@ -289,3 +289,22 @@ async def test_a_torrent_beside_a_canary(house: House, record_property) -> None:
     record_property("peak", f"{peak / MIB:.0f} MiB")
     assert peak < 160 * MIB
     await bounded(house, 100 * MIB)
+
+
+@pytest.mark.fault("D3", "A13")
+async def test_who_does_not_read_delays_no_stop(house: House) -> None:
+    """SIGTERM while a caller holds a stream without end and does not read: the process ends when the drain is over."""
+    await house.open(workers=1)
+    payload = request_bytes(
+        {"model": house.model, "stream": True, "messages": [{"role": "user", "content": "x sim:fault=endless sim:burst=64"}]},
+        Authorization=f"Bearer {API_KEY}", Content_Type="application/json",
+    )  # fmt: skip
+    async with await connect(house) as stream:
+        await stream.send_all(payload)
+        with trio.fail_after(20):
+            call = await house.ledger.wait_for_call()
+            await house.ledger.wait_for(lambda _: call.bytes_sent > MIB)
+            began = trio.current_time()
+            assert await trio.to_thread.run_sync(house.frontend.stop, 15) == 0
+            assert trio.current_time() - began < 6, "two seconds of drain, one for last words"
+            await house.ledger.wait_closed(call)
