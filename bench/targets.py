@@ -48,12 +48,13 @@ def free_port() -> int:
 @contextlib.contextmanager
 def process(*arguments: str, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
     """One of our modules as a child, ended with the block."""
-    with command(sys.executable, "-m", *arguments, PYTHONPATH=str(CHECKOUT), **environment) as child:
+    words = [sys.executable, "-m", *arguments]
+    with command(words, {"PYTHONPATH": str(CHECKOUT), **environment}, stdout=subprocess.PIPE) as child:
         yield child
 
 
 @contextlib.contextmanager
-def command(*words: str, stdout: int = subprocess.PIPE, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+def command(words: list[str], environment: dict[str, str], stdout: int) -> Iterator["subprocess.Popen[bytes]"]:
     """A child of ours, ended with the block."""
     child = subprocess.Popen(
         words, cwd=CHECKOUT, env={**os.environ, **environment}, stdout=stdout, stderr=subprocess.DEVNULL
@@ -133,7 +134,7 @@ def litellm(upstream_port: int, executable: Path) -> Iterator[Target]:
         ]
         # Without the first of these it asks the network for prices.
         environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
-        with command(*words, stdout=subprocess.DEVNULL, **environment) as child:
+        with command(words, environment, stdout=subprocess.DEVNULL) as child:
             _wait(f"http://127.0.0.1:{port}/v1/models", seconds=SLOW_START_SECONDS)
             yield Target("LiteLLM", port, {"proxy": psutil.Process(child.pid)})
 
