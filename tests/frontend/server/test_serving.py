@@ -165,7 +165,7 @@ async def test_clients_beyond_the_limit_are_told_so_and_room_is_found_again():
         await third.send(get())
         reply = await third.answer()
         assert (reply.status, reply.headers["connection"], reply.headers["retry-after"]) == (503, "close", "1")
-        assert json.loads(reply.body)["error"]["type"] == "server_error"
+        assert json.loads(reply.body)["error"]["type"] == "service_unavailable_error"
         assert await third.closed() == ("closed", b"")
 
         await first.leave("fin")
