@@ -243,7 +243,7 @@ async def ready_status(house: House) -> int:
 @pytest.mark.fault("B17")
 async def test_a_subscriber_that_does_not_read_is_dropped_by_redis(audited: House) -> None:
     """A frontend is stopped while more comes for it than Redis buffers, which hangs up: nothing is lost once it goes on."""
-    audited.redis.client.config_set("client-output-buffer-limit", "pubsub 65536 32768 1")
+    audited.redis.client.config_set("client-output-buffer-limit", "pubsub 262144 131072 1")
     with trio.fail_after(60):
 
         async def fault() -> None:
@@ -251,7 +251,7 @@ async def test_a_subscriber_that_does_not_read_is_dropped_by_redis(audited: Hous
             await until(lambda: not listening(audited), 10)
             audited.frontend.thaw()
 
-        streams = await under_streams(audited, fault, count=3, chunks=4000, gap=0.0005)
+        streams = await under_streams(audited, fault, count=3, chunks=3000, gap=0.001)
         streams.assert_complete()
 
 
