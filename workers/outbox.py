@@ -35,7 +35,7 @@ _encode = msgspec.msgpack.Encoder().encode
 WINDOW_BYTES: Final = 1024 * 1024
 """What one attempt may have on the way to a caller who does not read before it stops reading the upstream."""
 PARCEL_BYTES: Final = 128 * 1024
-"""Far less than Redis buffers for a subscriber before it hangs up, also where an operator lets it buffer little: a larger parcel
+"""Far less than Redis buffers for a subscriber before it hangs up, also where an operator lets it buffer little: a larger one
 would never arrive."""
 FRAME_OVERHEAD_BYTES: Final = 64
 PATIENCE_SECONDS: Final = 3.0
