@@ -24,13 +24,16 @@ LATE_SECONDS = 10.0
 _SHOWN_MODELS = 8
 
 
-async def announce(settings: FrontendSettings, port: int, own_redis: bool, output: Output) -> None:
-    """Wait until the gateway is ready and its workers have told their models, then print the banner."""
+async def announce(settings: FrontendSettings, port: int, redis: str, output: Output) -> None:
+    """Wait until the gateway is ready and its workers have told their models, then print the banner.
+
+    `redis`: which one it uses, in words.
+    """
     gateway = of_settings(settings, port)
     async with httpx2.AsyncClient(trust_env=False, timeout=2.0) as client:
         await _ready(client, gateway, output)
         models = [] if _callers_bring_theirs(settings) else await _models(client, gateway)
-    show(settings, gateway, models, own_redis, Console(file=sys.stdout))
+    show(settings, gateway, models, redis, Console(file=sys.stdout))
 
 
 async def _ready(client: httpx2.AsyncClient, gateway: Gateway, output: Output) -> None:
@@ -71,9 +74,7 @@ async def _models(client: httpx2.AsyncClient, gateway: Gateway) -> list[str]:
     return before
 
 
-def show(
-    settings: FrontendSettings, gateway: Gateway, models: Sequence[str], own_redis: bool, console: Console
-) -> None:
+def show(settings: FrontendSettings, gateway: Gateway, models: Sequence[str], redis: str, console: Console) -> None:
     """Print the banner.
 
     The key is shown where only a person reads it, or where nobody could know it otherwise; a key that somebody set does not
@@ -87,8 +88,10 @@ def show(
         "Base URL": gateway.base_url,
         "API key": f"{gateway.key.reveal() if reveal and gateway.key else _instead(settings)}  ({settings.api_key_origin})",
         "Models": ", ".join(models[:_SHOWN_MODELS]) + more or "none listed; ask for one as PROVIDER/MODEL",
-        "Redis": "its own, empty at every start; REDIS_URL names another" if own_redis else "as REDIS_URL says",
+        "Redis": redis,
     }
+    if settings.pages and settings.admin and settings.api_keys:
+        rows["Dashboard"] = f"{gateway.url}/dashboard  (sign in with the API key)"
     line()
     line(Text("Sluice is ready.", style="bold green"))
     line()

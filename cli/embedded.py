@@ -125,7 +125,7 @@ class EmbeddedRedis:
         self._further = further
         self._maxmemory_bytes = maxmemory_bytes
         self._preexec = preexec
-        self._data = data.absolute() if data is not None else None
+        self.data = data.absolute() if data is not None else None
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -164,8 +164,8 @@ class EmbeddedRedis:
         configuration.write_text(
             _CONFIGURATION.format(
                 socket=_quoted(self.socket_path),
-                directory=_quoted(self._data or self._directory),
-                appendonly="no" if self._data is None else "yes",
+                directory=_quoted(self.data or self._directory),
+                appendonly="no" if self.data is None else "yes",
                 maxmemory_bytes=self._maxmemory_bytes,
                 further=self._further,
             )
@@ -198,17 +198,17 @@ class EmbeddedRedis:
 
     def _lock_data(self, executable: Path) -> int | None:
         """The descriptor of the lock on the data, for the server to inherit."""
-        if self._data is None:
+        if self.data is None:
             return None
         try:
-            lock = os.open(self._data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise NoServer(f"cannot keep data in {self._data}: {error.strerror}") from error
+            raise NoServer(f"cannot keep data in {self.data}: {error.strerror}") from error
         try:
-            _wait_for_lock(lock, self._data)
-            if (self._data / "appendonlydir").exists() and (server_version(executable) or (0,)) < FIRST_WITH_PARTS:
+            _wait_for_lock(lock, self.data)
+            if (self.data / "appendonlydir").exists() and (server_version(executable) or (0,)) < FIRST_WITH_PARTS:
                 raise NoServer(
-                    f"{self._data} was written by Redis 7 or later, which {executable} is not: install that one, or delete the "
+                    f"{self.data} was written by Redis 7 or later, which {executable} is not: install that one, or delete the "
                     "directory to begin anew, without keys for callers and without usage."
                 )
         except BaseException:

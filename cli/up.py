@@ -8,8 +8,10 @@
 """
 
 import contextlib
+import os
 import shutil
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -52,11 +54,13 @@ def up(size: Size) -> int:
     raise_descriptor_limit()
     output = Output()
     with held, _redis(settings, output) as (redis, overrides):
-        frontends, backs = plan.children(size.frontends, workers, environ, {**overrides, **_listening(port)})
+        frontends, backs = plan.children(
+            size.frontends, workers, environ, {**overrides, **_listening(port), **_for_people(settings)}
+        )
         frontends = plan.on_ports(frontends, "SLUICE_METRICS_LISTEN", settings.frontend.metrics_listen)
         backs = plan.on_ports(backs, "SLUICE_WORKER_METRICS_LISTEN", settings.worker_metrics_listen)
         supervisor = Supervisor([frontends, backs], output, drain_seconds=settings.frontend.drain_seconds)
-        announce = partial(banner.announce, settings.frontend, port, redis is not None, output)
+        announce = partial(banner.announce, settings.frontend, port, _kept(redis), output)
         return trio.run(_run, supervisor, announce, redis, output)
 
 
@@ -75,6 +79,12 @@ async def _run(
 def _listening(port: int) -> dict[str, str]:
     """What the frontends are told: the port, which may have been any free one, and that they share it."""
     return {"SLUICE_PORT": str(port), "SLUICE_SHARE_PORT": "on"}
+
+
+def _for_people(settings: UpSettings) -> dict[str, str]:
+    """On a terminal the lines are for whoever sits there, unless the settings say otherwise."""
+    unsaid = settings.frontend.log_format is None
+    return {"SLUICE_LOG_FORMAT": "text"} if unsaid and sys.stdout.isatty() else {}
 
 
 def _workers(settings: UpSettings, wanted: Mapping[str, int]) -> dict[str, int]:
@@ -111,6 +121,14 @@ def _redis(settings: UpSettings, output: Output) -> Iterator[tuple[EmbeddedRedis
     finally:
         state.remove(REDIS_URL, if_holds=redis.url)
         redis.stop()
+
+
+def _kept(redis: EmbeddedRedis | None) -> str:
+    """What the banner says of Redis."""
+    if redis is None:
+        return "as REDIS_URL says"
+    kept = f"keys and usage stay in {os.path.relpath(redis.data)}" if redis.data else "what it has ends with it"
+    return f"its own; {kept}"
 
 
 def _started(state: StateDir, output: Output) -> EmbeddedRedis:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Final
 
 import trio
@@ -26,6 +27,7 @@ _access = logging.getLogger("sluice.access")
 
 VISIT: Final = "sluice.visit"
 TRACED: Final = "/v1/"
+LOOKS: Final = ("/health", "/metrics")
 EXPOSED: Final = (
     b"x-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, x-sluice-provider,"
     b" x-sluice-attempts, x-sluice-queue-ms, x-sluice-dropped-parameters, x-sluice-cache, age, x-ratelimit-limit-requests,"
@@ -53,6 +55,11 @@ class Visit:
     span: Span = NO_SPAN
     facts: dict[str, object] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_a_look(self) -> bool:
+        """Whether something that watches came by and found nothing wrong: many times a minute, and worth no line."""
+        return self.status == HTTPStatus.OK and self.path.startswith(LOOKS)
 
     def log_line(self) -> dict[str, object]:
         now = trio.current_time()
@@ -142,6 +149,6 @@ class Edge:
             else:
                 await self._app(scope, receive, send_visit)
         finally:
-            _access.info(visit.log_line())
+            _access.log(logging.DEBUG if visit.is_a_look else logging.INFO, visit.log_line())
             for tell in self._ended:
                 tell(visit)

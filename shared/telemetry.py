@@ -38,6 +38,8 @@ _HINTS: Final = (
 )  # fmt: skip
 """A text without any of these holds nothing to hide. Most lines have none, and that is found out in a few microseconds."""
 _KNOWN_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_PLAIN: Final = re.compile(r"[!#-<>-~]+")
+"""What needs no quotes behind `name=`."""
 _HIDDEN: Final = "***"
 _STANDARD_ERROR: Final = LogSink(2)
 
@@ -87,6 +89,10 @@ def _message(record: logging.LogRecord) -> str:
         return f"{record.msg} {record.args}"
 
 
+def _extra(record: logging.LogRecord) -> dict[str, object]:
+    return {name: value for name, value in vars(record).items() if name not in _KNOWN_FIELDS}
+
+
 class JsonLines(logging.Formatter):
     """One JSON object per record; fields given as `extra` are added to it."""
 
@@ -97,28 +103,53 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": _message(record),
         }
-        line |= {name: value for name, value in vars(record).items() if name not in _KNOWN_FIELDS}
+        line |= _extra(record)
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return _json_line(line)
 
 
+def _pairs(fields: Mapping[str, object]) -> str:
+    """`name=value …` of what there is; no value can end the line or look like the next pair."""
+    return " ".join(f"{name}={_quoted(hide(value))}" for name, value in fields.items() if value is not None)
+
+
+def _quoted(value: object) -> str:
+    return value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value, default=str)
+
+
 class PlainLines(logging.Formatter):
-    """A line for people."""
+    """A line for people; fields given as `extra` stand behind it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        text = f"{clock} {record.levelname.lower():7} {record.name}: {_message(record)}"
+        fields = _pairs(_extra(record))
+        text = f"{_clock(record)} {record.levelname.lower():7} {record.name}: {_message(record)} {fields}".rstrip()
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         return redact(text)
 
 
+def _clock(record: logging.LogRecord) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(record.created))
+
+
 class AccessLines(logging.Formatter):
-    """Access records are dicts, with only those fields that the edge has chosen: one JSON object each, in either style."""
+    """Access records are dicts, with only those fields that the edge has chosen: one JSON object each."""
 
     def format(self, record: logging.LogRecord) -> str:
         return _json_line(record.msg if isinstance(record.msg, Mapping) else {"message": _message(record)})
+
+
+class PlainAccessLines(logging.Formatter):
+    """The same for people: what was asked, what became of it and how long it took come first."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not isinstance(record.msg, Mapping):
+            return redact(f"{_clock(record)} {_message(record)}")
+        facts = dict(record.msg)
+        facts.pop("time", None)
+        status, method, path, took = (_quoted(facts.pop(name, "")) for name in ("status", "method", "path", "total_ms"))
+        return redact(f"{_clock(record)} {status} {method} {path} {took} ms {_pairs(facts)}".rstrip())
 
 
 def flush_logs() -> None:
@@ -137,6 +168,6 @@ def set_up_logs(level: str, style: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     access = logging.getLogger("sluice.access")
     access.propagate = False
-    access.handlers = [SinkHandler(_STANDARD_ERROR, AccessLines())]
+    access.handlers = [SinkHandler(_STANDARD_ERROR, AccessLines() if style == "json" else PlainAccessLines())]
     for noisy in ("httpx2", "httpcore2", "hypercorn", "quart"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

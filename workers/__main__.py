@@ -60,7 +60,7 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return EXIT_SETTINGS
-    set_up_logs(settings.log_level, settings.log_format)
+    set_up_logs(settings.log_level, settings.log_format or "json")
     try:
         tracer = open_tracer(settings.otel, f"worker-{settings.provider.name}", VERSION)
     except TracingUnavailable as error:

@@ -87,8 +87,10 @@ class SharedSettings:
     log_level: str = setting(
         "SLUICE_LOG_LEVEL", choice("debug", "info", "warning", "error"), "How much is logged.", default="info"
     )
-    log_format: str = setting(
-        "SLUICE_LOG_FORMAT", choice("json", "text"), "One JSON object per line, or lines for people.", default="json"
+    log_format: str | None = setting(
+        "SLUICE_LOG_FORMAT",
+        choice("json", "text"),
+        "One JSON object per line, or lines for people. Empty: json; where `sluice up` runs on a terminal, text.",
     )
 
     otel: bool = setting(

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import pty
+import re
 import shlex
 import shutil
 import signal
@@ -14,7 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.cli.processes import children_of, eventually, sluice, sluice_running, start
+from tests.cli.processes import children_of, environment, eventually, sluice, sluice_running, start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 
@@ -39,6 +41,9 @@ def test_from_an_empty_directory_to_a_streamed_answer_and_to_nothing(tmp_path: P
         assert key == (tmp_path / ".sluice" / "api-key").read_text().strip()
         assert origin == "(made now, kept in .sluice/api-key)"
         assert said["Models"].split(", ")[0] == "echo"
+        assert said["Redis"] == "its own; keys and usage stay in .sluice/redis"
+        page = httpx2.get(up.wait_for(r"^  Dashboard +(\S+)")[1])
+        assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
 
         if shutil.which("curl"):
             pasted = subprocess.run(["sh", "-c", said["curl"]], capture_output=True, text=True, timeout=20).stdout
@@ -67,6 +72,30 @@ def test_from_an_empty_directory_to_a_streamed_answer_and_to_nothing(tmp_path: P
     left = sorted(path.name for path in (tmp_path / ".sluice").iterdir())
     assert left == [".gitignore", "api-key", "redis", "secret-key"]
     assert (tmp_path / ".sluice" / "redis").stat().st_mode & 0o777 == 0o700
+
+
+def test_on_a_terminal_lines_are_for_people(tmp_path: Path):
+    ours, terminal = pty.openpty()
+    command = [sys.executable, "-m", "cli", "up"]
+    settings = environment(SLUICE_PORT="0", SLUICE_LOG_LEVEL="info")
+    up = subprocess.Popen(command, cwd=tmp_path, env=settings, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    said = b""
+    try:
+        with contextlib.suppress(OSError), open(ours, "rb", buffering=0) as screen:  # the end of a terminal is an error
+            while b"Ctrl-C stops it" not in said:
+                said += screen.read(65536)
+            up.send_signal(signal.SIGINT)
+            while piece := screen.read(65536):
+                said += piece
+        assert up.wait(10) == 0
+    finally:
+        up.kill()
+    assert re.search(rb"frontend \| \x1b\[0m\d\d:\d\d:\d\d info +frontend\.process: frontend f-\S+ listens on", said), (
+        said
+    )
+    assert re.search(rb"\d\d:\d\d:\d\d 200 GET /v1/models [\d.]+ ms request_id=req_", said), said
+    assert b"/health/ready" not in said, "who only looks leaves no line"
 
 
 def test_keys_for_callers_outlive_the_gateway_and_a_second_one_beside_it_keeps_nothing(tmp_path: Path):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.telemetry import AccessLines, JsonLines, PlainLines, hide, redact, set_up_logs
+from shared.telemetry import AccessLines, JsonLines, PlainAccessLines, PlainLines, hide, redact, set_up_logs
 
 CANARY = "c4n4ryAbCdEf0123456789"
 JWT = f"eyJ{CANARY}.eyJ{CANARY}.{CANARY}-_x"
@@ -220,8 +220,26 @@ def test_a_line_for_people(logs):
     assert lines[-1] == "ValueError: broken"
 
 
-def test_access_lines_are_written_once_and_as_they_are(logs):
+def test_a_line_for_people_has_the_fields_too(logs):
     written = logs("text")
+    fields = {"request_id": "req_1", "error": "a = b\nc", "attempt": 2, "worker": None, "api_key": CANARY}
+    logging.getLogger("workers.attempt").info("attempt ended", extra=fields)
+    (line,) = written()
+    assert line.endswith('workers.attempt: attempt ended request_id=req_1 error="a = b\\nc" attempt=2 api_key=***')
+
+
+def test_access_lines_for_people_begin_with_what_matters(logs):
+    written = logs("text")
+    facts = {"request_id": "req_1", "method": "POST", "path": "/x\n200 GET /fake", "status": 502, "total_ms": 1.5}
+    logging.getLogger("sluice.access").info({"time": 1.0, **facts, "error": "worker_lost", "setbacks": ["worker_lost"]})
+    (line,) = written()
+    clock, _, rest = line.partition(" ")
+    assert len(clock) == len("00:00:00")
+    assert rest == (r'502 POST "/x\n200 GET /fake" 1.5 ms request_id=req_1 error=worker_lost setbacks=["worker_lost"]')
+
+
+def test_access_lines_are_written_once_and_as_they_are(logs):
+    written = logs("json")
     logging.getLogger("sluice.access").info({"id": "r1", "path": "/ü", "status": 200})
     assert written() == ['{"id": "r1", "path": "/ü", "status": 200}']
 
@@ -249,6 +267,7 @@ def test_any_text_makes_a_json_line(text):
     assert isinstance(PlainLines().format(record), str)
     access = logging.makeLogRecord({"msg": {"path": text}, "args": ()})
     assert list(json.loads(AccessLines().format(access))) == ["path"]
+    assert len(PlainAccessLines().format(access).splitlines()) == 1
 
 
 @given(st.lists(PIECES, max_size=20).map("".join))
