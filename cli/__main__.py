@@ -202,7 +202,7 @@ def usage(  # noqa: PLR0913, PLR0917 - each option is a parameter
     last: Annotated[str | None, typer.Option("--to", help="Last day. Default: today.")] = None,
     by: Annotated[list[str] | None, typer.Option(metavar="key|model|provider|day", help="Rows; several.")] = None,
     caller: Annotated[
-        str | None, typer.Option(help="Only of this key: its id, `master`, `anybody` or `foreign`.")
+        str | None, typer.Option(help="Only of this key: its id or name, `master`, `anybody` or `foreign`.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
     provider: Annotated[str | None, typer.Option(help="Only of this provider.")] = None,

@@ -100,16 +100,7 @@ class Place:
         return ask(self.url, self.key, method, f"/admin/keys{path}", body)
 
     def _id(self, which: str) -> str:
-        """The id of the key that a person means by its id or its name. Those that were revoked have lost their name."""
-        if _ID.fullmatch(which):
-            return which
-        named = [key for key in self._ask("GET", "")["data"] if key["name"] == which and key["status"] != "revoked"]
-        if len(named) == 1:
-            return str(named[0]["id"])
-        if named:
-            ids = ", ".join(key["id"] for key in named)
-            raise CallersTrouble(f"Several keys have the name {which!r}: {ids}. Name one by its id.")
-        raise CallersTrouble(f"No key has the id or the name {which!r}; `sluice keys list` shows all.")
+        return key_id(self.url, self.key, which)
 
     def _hand_over(self, answer: dict[str, Any], remark: str) -> None:
         """The key alone on standard output, and what there is to know of it beside that."""
@@ -128,6 +119,22 @@ class Place:
             _print_json(record)
         else:
             Console().print(_details(record))
+
+
+def key_id(url: str | None, key: str | None, which: str) -> str:
+    """The id of the key that a person means by its id or its name. Those that were revoked have lost their name.
+
+    Raises `CallersTrouble`, and `GatewayTrouble` of `ask`.
+    """
+    if _ID.fullmatch(which):
+        return which
+    found = ask(url, key, "GET", "/admin/keys")["data"]
+    named = [one["id"] for one in found if one["name"] == which and one["status"] != "revoked"]
+    if len(named) == 1:
+        return str(named[0])
+    if named:
+        raise CallersTrouble(f"Several keys have the name {which!r}: {', '.join(named)}. Name one by its id.")
+    raise CallersTrouble(f"No key has the id or the name {which!r}; `sluice keys list` shows all.")
 
 
 def number(text: str) -> int | None:
@@ -171,27 +178,32 @@ _TITLES: Final = {
     "requests_per_minute": "Requests/min", "tokens_per_minute": "Tokens/min", "concurrent_requests": "At once",
     "daily_tokens": "Tokens/day", "monthly_tokens": "Tokens/month",
 }  # fmt: skip
+_UNITS_OF_LIMITS: Final = {
+    "requests_per_minute": "/min", "tokens_per_minute": " tokens/min", "concurrent_requests": " at once",
+    "daily_tokens": " tokens/day", "monthly_tokens": " tokens/month",
+}  # fmt: skip
 
 
 def _overview(keys: Sequence[Mapping[str, Any]]) -> Table:
     table = Table()
-    table.add_column("Id", no_wrap=True)
-    table.add_column("Name")
-    table.add_column("Status")
-    for title in _TITLES.values():
-        table.add_column(title, justify="right")
-    table.add_column("Models, providers")
-    table.add_column("Expires (UTC)", no_wrap=True)
+    for title in ("Id", "Name", "Status", "Limits", "May use", "Expires"):
+        table.add_column(title, no_wrap=title in ("Id", "Status", "Expires"))
     for key in keys:
         table.add_row(
             key["id"],
             Text(key["name"]),
             Text(key["status"], style=_STYLES.get(key["status"], "")),
-            *(_count(key[limit]) for limit in LIMITS),
-            Text(" ".join([*key["models"], *(f"{provider}/*" for provider in key["providers"])]) or "all"),
-            _time(key["expires_at"]),
+            _limits(key),
+            Text("\n".join([*key["models"], *(f"{provider}/*" for provider in key["providers"])]) or "all"),
+            _time(key["expires_at"]).partition(" ")[0],
         )
     return table
+
+
+def _limits(key: Mapping[str, Any]) -> str:
+    """One limit a line, and low priority, which is one too."""
+    limits = [_count(key[name]) + unit for name, unit in _UNITS_OF_LIMITS.items() if key[name] is not None]
+    return "\n".join(limits + ["low priority"] * (key["priority"] == "low")) or "–"
 
 
 def _details(key: Mapping[str, Any]) -> Table:

@@ -1,7 +1,7 @@
 """`sluice keys`: the gateway's own key, and keys for its callers; `cli/callers.py` does the work."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -37,7 +37,7 @@ Providers = Annotated[Patterns, typer.Option("--provider", help="Only this provi
 Expires = Annotated[
     str | None, typer.Option(metavar="WHEN", help="`90d`, `12h`, a date, ISO 8601 or Unix seconds; `none`: never.")
 ]
-Priority = Annotated[str | None, typer.Option(metavar="normal|low", help="`low` waits behind everybody else.")]
+Priority = Annotated[Literal["normal", "low"] | None, typer.Option(help="`low` waits behind everybody else.")]
 Cache = Annotated[
     str | None,
     typer.Option(

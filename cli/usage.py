@@ -10,10 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.administration import ask
+from cli.callers import key_id
 from shared.spreadsheet import table
 
 COUNTS: Final = ("requests", "done", "failed", "cancelled", "prompt_tokens", "completion_tokens", "total_tokens")
 """Columns of numbers; `failed` also counts what nobody lived to tell the end of."""
+NOBODYS: Final = ("master", "anybody", "foreign")
+"""Callers without a record: holders of a master key, of none, of an upstream's key."""
+_HEADINGS: Final = {"prompt_tokens": "Prompt", "completion_tokens": "Answer", "total_tokens": "Tokens"}
+"""Short enough for a terminal of 80 columns."""
 ROWS: Final = {"key": ("key", "name"), "model": ("model",), "provider": ("provider",), "day": ("day",)}
 """What `--by` may say, and the columns that it means."""
 
@@ -36,7 +41,7 @@ class Report:
         unknown = [name for name in self.by if name not in ROWS]
         if unknown:
             raise UsageTrouble(f"--by {unknown[0]}: expected one of {', '.join(ROWS)}.")
-        report = ask(self.url, self.key, "GET", "/admin/usage", **self.asked)
+        report = ask(self.url, self.key, "GET", "/admin/usage", **self._asked())
         names = list(dict.fromkeys(name for one in self.by for name in ROWS[one]))
         rows = grouped(report["data"], names)
         if as_json:
@@ -46,6 +51,13 @@ class Report:
             print(table(columns, [[row[column] for column in columns] for row in rows]), end="")
         else:
             Console().print(_shown(report, rows, names))
+
+    def _asked(self) -> dict[str, str]:
+        """What the admin API is asked; it knows keys by their ids only."""
+        caller = self.asked.get("key")
+        if not caller or caller in NOBODYS:
+            return dict(self.asked)
+        return {**self.asked, "key": key_id(self.url, self.key, caller)}
 
 
 def grouped(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -65,7 +77,7 @@ def _shown(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], names: 
         shown.add_column(name.capitalize(), footer="" if name != names[0] else "all", no_wrap=name in ("key", "day"))
     for count in COUNTS:
         total = sum(row[count] for row in rows)
-        shown.add_column(count.replace("_", " ").capitalize(), footer=_number(total), justify="right")
+        shown.add_column(_HEADINGS.get(count, count.capitalize()), footer=_number(total), justify="right", no_wrap=True)
     for row in rows:
         shown.add_row(*(Text(row[name]) for name in names), *(_number(row[count]) for count in COUNTS))
     return shown

@@ -244,7 +244,8 @@ class Catalog:
         shown = name if len(name) <= 128 else name[:128] + "…"
         raise fail(
             "model_not_found",
-            f"The model `{shown}` does not exist or you do not have access to it.",
+            f"The model `{shown}` does not exist or you do not have access to it."
+            " `GET /v1/models` lists those that you may use.",
             param="model",
         )
 

@@ -26,6 +26,7 @@ def blueprint(services: Services) -> Blueprint:
                     "/health",
                     "/openapi.json",
                 ],
+                "pages": ["/docs", "/playground", "/dashboard"] if services.settings.pages else [],
             }
         )
 

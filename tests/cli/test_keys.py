@@ -119,18 +119,19 @@ def test_what_goes_wrong_is_said_in_one_sentence(run: Command, house: Gateway) -
         (("keys", "create", "Eve", "--requests-per-minute", "many"), "Expected a number"),
         (("keys", "create", "Eve", "--requests-per-minute", "0"), "Expected a value >= 1"),
         (("keys", "create", "Eve", "--expires", "2001-01-01"), "time in the future"),
-        (("keys", "create", "Eve", "--priority", "high"), "priority"),
         (("keys", "rotate", "Bob", "--grace", "soon"), "Expected a duration"),
         (("keys", "list", "--key", created), "SLUICE_API_KEY"),
         (("keys", "list", "--key", "sk-wrong"), "Incorrect or missing API key"),
         (("keys", "list", "--url", "http://127.0.0.1:9"), "No gateway answers"),
         (("usage", "--by", "colour"), "expected one of key, model, provider, day"),
         (("usage", "--from", "yesterday"), "expected a day"),
+        (("usage", "--caller", "nobody"), "No key has the id or the name 'nobody'"),
     ]
     for words, sentence in cases:
         failed = run(*words)
         assert isinstance(failed.exception, TROUBLES) and failed.stdout == "", words
         assert sentence in str(failed.exception) and "\n" not in str(failed.exception), (words, failed.exception)
+    assert "'low'" in run("keys", "create", "Eve", "--priority", "high").stderr
 
 
 def test_usage_in_the_rows_that_a_person_asks_for(run: Command, house: Gateway) -> None:
@@ -146,7 +147,7 @@ def test_usage_in_the_rows_that_a_person_asks_for(run: Command, house: Gateway) 
     assert "=Cleo" in table and "master key" in table and "172" in table and "174" in table
     by_day = json.loads(run(*january, "--by", "day", "--json").stdout)
     assert [(row["day"], row["total_tokens"]) for row in by_day["data"]] == [("2026-01-30", 150), ("2026-01-31", 24)]
-    told = run(*january, "--by", "key", "--by", "model", "--csv", "--caller", key_id).stdout
+    told = run(*january, "--by", "key", "--by", "model", "--csv", "--caller", "=Cleo").stdout
     rows = list(csv.DictReader(io.StringIO(told)))
     assert [(row["name"], row["model"], row["requests"], row["failed"]) for row in rows] == [
         ("'=Cleo", "gpt-4o", "3", "1"), ("'=Cleo", "o3", "1", "1"),
