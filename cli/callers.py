@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -185,7 +186,7 @@ _UNITS_OF_LIMITS: Final = {
 
 
 def _overview(keys: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table()
+    table = Table(box=SIMPLE)
     for title in ("Id", "Name", "Status", "Limits", "May use", "Expires"):
         table.add_column(title, no_wrap=title in ("Id", "Status", "Expires"))
     for key in keys:

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +21,8 @@ NOBODYS: Final = ("master", "anybody", "foreign")
 """Callers without a record: holders of a master key, of none, of an upstream's key."""
 _HEADINGS: Final = {"prompt_tokens": "Prompt", "completion_tokens": "Answer", "total_tokens": "Tokens"}
 """Short enough for a terminal of 80 columns."""
+_WIDEST: Final = 1000
+_NARROWEST: Final = {"key": 8, "day": 10}
 ROWS: Final = {"key": ("key", "name"), "model": ("model",), "provider": ("provider",), "day": ("day",)}
 """What `--by` may say, and the columns that it means."""
 
@@ -50,7 +54,7 @@ class Report:
             columns = [*names, *COUNTS]
             print(table(columns, [[row[column] for column in columns] for row in rows]), end="")
         else:
-            Console().print(_shown(report, rows, names))
+            _print(_shown(report, rows, names))
 
     def _asked(self) -> dict[str, str]:
         """What the admin API is asked; it knows keys by their ids only."""
@@ -71,13 +75,23 @@ def grouped(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dic
     return sorted(sums.values(), key=lambda row: (row.get("day", ""), -row["total_tokens"], -row["requests"]))
 
 
+def _print(shown: Table) -> None:
+    """No number is cut: a table that does not fit is wider than the terminal."""
+    console = Console()
+    needed = Measurement.get(console, console.options.update(width=_WIDEST), shown).minimum
+    console.width = max(console.width, needed)
+    console.print(shown)
+
+
 def _shown(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
-    shown = Table(title=f"Usage from {report['from']} to {report['to']} (UTC)", title_justify="left", show_footer=True)
-    for name in names:
-        shown.add_column(name.capitalize(), footer="" if name != names[0] else "all", no_wrap=name in ("key", "day"))
+    title = f"Usage from {report['from']} to {report['to']} (UTC)"
+    shown = Table(title=title, title_justify="left", show_footer=True, box=SIMPLE, padding=(0, 1, 0, 0))
+    for place, name in enumerate(names):
+        shown.add_column(name.capitalize(), footer="" if place else "all", min_width=_NARROWEST.get(name, 8))
     for count in COUNTS:
-        total = sum(row[count] for row in rows)
-        shown.add_column(_HEADINGS.get(count, count.capitalize()), footer=_number(total), justify="right", no_wrap=True)
+        heading = _HEADINGS.get(count, count.capitalize())
+        total = _number(sum(row[count] for row in rows))
+        shown.add_column(heading, footer=total, justify="right", min_width=max(len(heading), len(total)), no_wrap=True)
     for row in rows:
         shown.add_row(*(Text(row[name]) for name in names), *(_number(row[count]) for count in COUNTS))
     return shown

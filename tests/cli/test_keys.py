@@ -46,8 +46,8 @@ def run(house: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Comm
     """Runs `sluice …` with the gateway's settings; what a person can mend comes as `exception`, as `main` gets it."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: str) -> Result:
-        return CliRunner().invoke(app, words, env=settings_of(house))
+    def run(*words: str, **further: str) -> Result:
+        return CliRunner().invoke(app, words, env=settings_of(house) | further)
 
     return run
 
@@ -197,3 +197,30 @@ def test_rows_are_added_up():
     (total,) = grouped([row, row | {"name": "n"}], ["key"])
     assert total["requests"] == 2 and total["failed"] == 4 and total["total_tokens"] == 10
     assert grouped([], ["key"]) == []
+
+
+def test_no_number_is_cut_on_a_narrow_terminal(run: Command, house: Gateway) -> None:
+    caller = key_text.id_of(run("keys", "create", "Narrow").stdout.strip())
+    assert caller
+    house.redis.client.hset(keys.usage("2026-02-01"), row_name(caller, "openai", "o3"), "9 9 0 0 0 1234567890 1 0")
+    table = run("usage", "--from", "2026-02-01", "--to", "2026-02-01", COLUMNS="60").stdout
+    (line,) = [line for line in table.splitlines() if caller in line]
+    assert line.split() == [
+        caller,
+        "Narrow",
+        "9",
+        "9",
+        "0",
+        "0",
+        "1",
+        "234",
+        "567",
+        "890",
+        "1",
+        "1",
+        "234",
+        "567",
+        "891",
+    ]
+    listed = run("keys", "list", COLUMNS="80").stdout
+    assert "Narrow" in listed and "active" in listed
