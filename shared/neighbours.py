@@ -14,6 +14,7 @@ none, nothing can be told here. Linux only; elsewhere no id has a place.
 
 import errno
 import hashlib
+import math
 import os
 import secrets
 import socket
@@ -58,10 +59,11 @@ class Neighbours:
         with sock:
             while True:
                 said, sender = await sock.recvfrom(8)
-                if said == _ANSWER:
-                    self._answered[_name(sender)] = trio.current_time()
-                elif said == _QUESTION:
-                    self._say(_ANSWER, sender)
+                name = _name(sender)  # anybody on this machine may write to us, also from a socket without a name
+                if said == _ANSWER and name in self._answered:
+                    self._answered[name] = trio.current_time()
+                elif said == _QUESTION and name:
+                    self._say(_ANSWER, _address(name))
 
     def ask(self, peer: str, now: float) -> Sign:
         """Ask, and say what is known by now; to be called again while it matters. `now`: `trio.current_time()`."""
@@ -70,17 +72,15 @@ class Neighbours:
         if not self._say(_QUESTION, _address(peer)):
             self._answered.pop(peer, None)
             return Sign.GONE
-        if now - self._answered.get(peer, float("-inf")) <= ANSWER_SECONDS:
-            return Sign.ANSWERS
-        self._answered.pop(peer, None)
-        return Sign.SILENT
+        answered_at = self._answered.setdefault(peer, -math.inf)  # from now on its answers are taken in
+        return Sign.ANSWERS if now - answered_at <= ANSWER_SECONDS else Sign.SILENT
 
     def close(self) -> None:
         """Others see us gone from now on."""
         if self._socket is not None:
             self._socket.close()
 
-    def _say(self, word: bytes, to: bytes | str) -> bool:
+    def _say(self, word: bytes, to: bytes) -> bool:
         """False if nobody has this name. Whoever has too much unread, or has lost its interest, does not hear us."""
         assert self._socket is not None
         try:
@@ -104,8 +104,12 @@ def _address(name: str) -> bytes:
     return b"\0sluice/" + name.encode()
 
 
-def _name(sender: bytes | str) -> str:
-    return sender[len(_address("")) :].decode("ascii", "replace") if isinstance(sender, bytes) else ""
+def _name(sender: object) -> str:
+    """The name of one of us; empty for whoever has another name, a path, or none (then Python says None)."""
+    if not isinstance(sender, bytes) or not sender.startswith(_address("")):
+        return ""
+    name = sender.removeprefix(_address(""))
+    return name.decode() if name.isascii() else ""
 
 
 def _place() -> str:

@@ -1,8 +1,10 @@
 """Neighbours tell the dead from the silent, and nothing of those who live elsewhere."""
 
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -70,3 +72,40 @@ async def test_one_that_was_killed_is_gone_at_once(
 async def test_nothing_is_known_of_those_who_live_elsewhere(me: Neighbours) -> None:
     for peer in ("w-0123456789abcdef-00000000", "w-0123456789abcdef", "", "-", "nonsense"):
         assert me.ask(peer, 0.0) is Sign.UNKNOWN
+
+
+async def test_whatever_strangers_write_neither_ends_us_nor_stays(me: Neighbours) -> None:
+    door = b"\0sluice/" + me.id.encode()
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as nameless,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as at_a_path,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as named,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as uninvited,
+    ):
+        at_a_path.bind(f"{directory}/socket")
+        named.bind(b"\0somebody-\xff-else")
+        uninvited.bind(b"\0sluice/w-0123456789abcdef-00000000")
+        for stranger in (nameless, at_a_path, named, uninvited):
+            stranger.setblocking(False)
+            for said in (b"!", b"", b"?" * 100, b"?"):
+                await until(lambda stranger=stranger, said=said: _sent(stranger, said, door))
+        await until(lambda: _read(uninvited) == b"!")  # so what came before was read as well
+        for stranger in (nameless, at_a_path, named):
+            assert _read(stranger) == b"", "only neighbours are answered"
+        assert not me._answered, "nobody was asked, so no answer is remembered"
+
+
+def _sent(sock: socket.socket, said: bytes, to: bytes) -> bool:
+    try:
+        sock.sendto(said, to)
+    except BlockingIOError:  # too much is unread
+        return False
+    return True
+
+
+def _read(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(8)
+    except BlockingIOError:
+        return b""
