@@ -1,7 +1,8 @@
-"""What jobs have cost in the end: settled lazily and in batches, but never lost while this process lives.
+"""What jobs have cost in the end: settled in batches, or at once where a caller waits for it, and never lost while we live.
 
-1. A job that is over owes a settlement (`close`), which is never on the path of an answer.
-2. The watch's round sends what is owed, many jobs in one script (`tick`), and renews the slots of those that run.
+1. A job that is over owes a settlement (`close`), which is never on the path of an answer. Where it gives back what the
+   caller's next request may need, a slot or tokens, it goes out at once: who asks one thing after the other is not refused.
+2. The watch's round sends what else is owed, many jobs in one script (`tick`), and renews the slots of those that run.
 3. What Redis did not confirm is sent again. It may have been executed all the same; a settlement counts once (see
    `shared.redis.submission.settlement`), so that does no harm.
 4. A frontend that leaves waits a little until nothing is owed any more (`finish`).
@@ -50,6 +51,9 @@ class Settling:
         settlement = settlement_of(job)
         if settlement is not None:
             self._owed.append(settlement)
+            terms = job.submission.terms
+            if terms is not None and terms.reserve and self._link.up:
+                self.flush()
 
     def came_up(self) -> None:
         """Redis is back, or there for the first time. Scripts that it does not know would run after what was posted later."""

@@ -49,6 +49,18 @@ async def test_requests_per_minute_are_exact_over_three_frontends(three: Gateway
 
 
 @pytest.mark.promise("P13")
+async def test_who_asks_one_thing_after_the_other_is_never_refused(three: Gateway, http: httpx2.AsyncClient) -> None:
+    """Each answer gives its slot, and the tokens that it did not need, back before the next question can come."""
+    caller = await a_caller(three, http, concurrent_requests=1, tokens_per_minute=2000)
+    statuses = [(await caller.ask(f"question {number}")).status_code for number in range(15)]
+    for number in range(15):
+        async with caller.stream(f"question {number}", model="echo") as response:
+            assert (await response.aread()).endswith(b"data: [DONE]\n\n")
+            statuses.append(response.status_code)
+    assert statuses == [200] * 30
+
+
+@pytest.mark.promise("P13")
 @pytest.mark.fault("D17")
 @pytest.mark.promise("P13")
 async def test_tokens_per_minute_are_exact_over_three_frontends(three: Gateway, http: httpx2.AsyncClient) -> None:
@@ -76,9 +88,9 @@ async def test_tokens_per_minute_are_exact_over_three_frontends(three: Gateway, 
         nursery.cancel_scope.cancel()
     with trio.fail_after(5):
         await until(lambda: caller.counted() == {"cancelled": 10})
+    used = sum(row.prompt_tokens + row.completion_tokens for row in caller.usage())
     after = await caller.ask(max_tokens=95)
     assert after.status_code == 200, "what was not used came back"
-    used = sum(row.prompt_tokens + row.completion_tokens for row in caller.usage())
     assert int(after.headers["x-ratelimit-remaining-tokens"]) == 1000 - used - 100
 
 
@@ -134,10 +146,10 @@ async def test_the_answers_tokens_replace_the_estimate(three: Gateway, http: htt
     assert int(first.headers["x-ratelimit-remaining-tokens"]) == 10_000 - 5005
     with trio.fail_after(5):
         await until(lambda: caller.counted() == {"done": 1})
-    second = await caller.ask(max_tokens=10, frontend=1)
-    assert int(second.headers["x-ratelimit-remaining-tokens"]) == 10_000 - used - 15
     (row,) = caller.usage()
     assert row.prompt_tokens + row.completion_tokens == used
+    second = await caller.ask(max_tokens=10, frontend=1)
+    assert int(second.headers["x-ratelimit-remaining-tokens"]) == 10_000 - used - 15
 
 
 async def test_every_answer_of_a_model_endpoint_tells_what_is_left(three: Gateway, http: httpx2.AsyncClient) -> None:

@@ -10,6 +10,7 @@ from frontend.open_job import Submission
 from frontend.settling import LOOK_SECONDS, Settling, settlement_of
 from shared.errors import Failure
 from shared.redis.failures import LinkDown, Refused
+from shared.redis.submission.limits import Terms
 from shared.redis.submission.script import Queued, Refusal
 from shared.redis.submission.settlement import RENEW, RENEW_SECONDS, SETTLE, Settlement
 from shared.schema.job import FrameKind, Outcome
@@ -93,6 +94,35 @@ async def test_a_done_job_costs_what_the_upstream_says():
     assert settlement == Settlement(
         job.ownership.id.hex(), "0123abcd", "done", 30, 40, False, '["0123abcd","echo","m"]', True
     )
+
+
+@pytest.mark.parametrize(
+    ("limits", "at_once"),
+    [
+        ({"concurrent": 1}, True), ({"tokens": 9}, True), ({"daily": 9}, True), ({"monthly": 9}, True),
+        ({"requests": 9}, False), ({}, False), (None, False),
+    ],
+)  # fmt: skip
+async def test_what_the_next_request_may_need_is_given_back_at_once(limits, at_once):
+    paper, jobs, job = house(terms=None if limits is None else Terms(1, **limits))
+    jobs.open(job)
+    let_in(paper, job)
+    frames(job, STARTED, ACCEPTED, *CHUNKS, DONE)
+    job.take()
+    job.leave()
+    assert len(paper.settled()) == at_once
+
+
+async def test_nothing_is_given_back_into_the_dark():
+    paper, jobs, job = house(terms=Terms(1, concurrent=1))
+    jobs.open(job)
+    let_in(paper, job)
+    paper.up = False
+    job.leave()
+    assert not paper.settled()
+    paper.up = True
+    jobs.settling.tick([], 0.0)
+    assert len(paper.settled()) == 1
 
 
 async def test_who_left_in_the_middle_pays_the_prompt_and_what_was_sent():

@@ -38,6 +38,11 @@ class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether answers tell what is left."""
         return self.requests is not None or self.tokens is not None
 
+    @property
+    def reserve(self) -> bool:
+        """Whether a job holds something that its settlement gives back: its slot, tokens that it did not need."""
+        return any(limit is not None for limit in (self.tokens, self.concurrent, self.daily, self.monthly))
+
     @classmethod
     def of(cls, key: CallerKey) -> "Terms":
         """The terms of a record."""
