@@ -21,7 +21,6 @@ TOKENS_PER_MESSAGE: Final = 4
 TOKENS_PER_ATTACHMENT: Final = 1000
 """An image, a recording, a file: what they cost depends on the model, and their bytes say nothing about it."""
 USUAL_ANSWER_TOKENS: Final = 1024
-MOST_TOKENS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def _with_answer(prompt: int, said: int | None, choices: int | None) -> Estimate
     """A caller who does not say how long the answer may be reserves the usual, or what is left to him."""
     if said is None:
         return Estimate(prompt, USUAL_ANSWER_TOKENS * (choices or 1), 1)
-    answer = min(max(0, said) * (choices or 1), MOST_TOKENS)
+    answer = max(0, said) * (choices or 1)
     return Estimate(prompt, answer, answer)
 
 

@@ -16,7 +16,9 @@ settings.register_profile("thorough", max_examples=200, deadline=None)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow (CI always does)")
-    parser.addoption("--row", action="append", help="only the tests of this row of docs/reliability.md, such as A4 or P9")
+    parser.addoption(
+        "--row", action="append", help="only the tests of this row of docs/reliability.md, such as A4 or P9"
+    )
 
 
 def _thorough(config: pytest.Config) -> bool:
@@ -32,11 +34,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         others = [item for item in items if not wanted & _rows(item)]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if wanted & _rows(item)]
-    if _thorough(config):
-        return
     slow = [item for item in items if item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    if _thorough(config):
+        items[:] = _shared_out(slow, quick, getattr(config, "workerinput", {}).get("workercount", 1))
+    else:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = quick
+
+
+def _shared_out(slow: list[pytest.Item], quick: list[pytest.Item], processes: int) -> list[pytest.Item]:
+    """Each process begins with its part of the slow tests, so that no long one is left over when all else is done.
+
+    Test processes get equal parts of the list, and who has nothing left takes from the end of another's. Neighbours stay
+    together, because some share what is costly to start.
+    """
+    mixed: list[pytest.Item] = []
+    for process in range(processes):
+        for tests in (slow, quick):
+            mixed += tests[len(tests) * process // processes : len(tests) * (process + 1) // processes]
+    return mixed
 
 
 def _rows(item: pytest.Item) -> set[object]:

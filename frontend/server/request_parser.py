@@ -85,10 +85,16 @@ class RequestParser(h11.Connection):
         return h11.NEED_DATA if event is h11.PAUSED else event
 
     def send(self, event: h11.Event) -> Any:  # h11 declares one overload per kind of event
-        if self._refusal is None or not isinstance(event, h11.Response):
+        if not isinstance(event, h11.Response):
             return super().send(event)
-        (status, message), self._refusal = self._refusal, None
-        return self._begin_refusal(status, message)
+        if self._refusal is not None:
+            (status, message), self._refusal = self._refusal, None
+            return self._begin_refusal(status, message)
+        if self.their_state is h11.SEND_BODY:
+            # Who is answered before all was heard could otherwise send a next request into a connection that closes.
+            headers = [*event.headers.raw_items(), (b"connection", b"close")]
+            event = h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)
+        return super().send(event)
 
     def refuse(self, status: int, message: str) -> bytes:
         """A whole response that refuses the request; possible as long as no response has begun."""

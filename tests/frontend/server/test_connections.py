@@ -37,6 +37,21 @@ async def test_the_connection_survives_a_stream_and_an_error_of_the_app():
         assert (await client.answer()).body == b"piece 0\n"
 
 
+async def test_an_answer_to_half_a_request_says_that_it_is_the_last():
+    async with running(demo) as server:
+        head, body = b"POST /refuse HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n\r\n", bytes(10)
+        client = await server.connect()
+        await client.send(head)
+        reply = await client.answer()
+        assert (reply.status, reply.headers["connection"]) == (413, "close")
+        client = await server.connect()
+        await client.send(head + body)
+        reply = await client.answer()
+        assert (reply.status, reply.headers.get("connection")) == (413, None)
+        await client.send(get("/next"))
+        assert (await client.answer()).body == b"GET /next"
+
+
 async def test_three_pipelined_requests_are_answered_in_order():
     async with running(demo) as server:
         client = await server.connect()
