@@ -87,7 +87,7 @@ class Call:
 
     def ended(self, failure: Failure | None, *, complete: bool) -> None:
         """It is over: well, by a failure, or because nobody wanted it any more."""
-        if failure is not None and failure.kind in FAULTS:
+        if failure is not None and _blames_upstream(failure):
             self._circuits.went(self._model, fault=True, probe=self._taken())
         elif complete:
             self.went_well()
@@ -97,3 +97,10 @@ class Call:
     def _taken(self) -> str:
         probe, self._probe = self._probe, ""
         return probe
+
+
+def _blames_upstream(failure: Failure) -> bool:
+    """A firewall's page instead of an answer is no fault: it is often about the very words of one request, and whoever sends
+    such words must not shut everybody else out."""
+    by_firewall = failure.kind == "upstream_error" and 400 <= (failure.upstream_status or 0) < 500
+    return failure.kind in FAULTS and not by_firewall

@@ -9,6 +9,9 @@ from shared.redis.circuit import IN_A_ROW, JITTER, PAUSE_SECONDS, circuits
 from shared.redis.link import Link
 from shared.schema.job import PROTOCOL, Job
 from workers.circuits import Circuits
+from workers.dialects.refusal_rules import OPENAI
+from workers.dialects.refusals import refusal
+from workers.exchange import HttpReply
 
 BROKEN = Failure("upstream_error", "")
 
@@ -44,11 +47,20 @@ async def test_faults_are_told_at_once_and_jobs_that_were_queued_before_are_refu
         assert call(worker).refusal is None
         call(worker).ended(BROKEN, complete=False)
     await told(link)
-    refusal = call(worker).refusal
-    assert refusal.kind == "circuit_open"
-    assert 0 < refusal.retry_after_seconds <= PAUSE_SECONDS * (1 + JITTER)
+    refused = call(worker).refusal
+    assert refused.kind == "circuit_open"
+    assert 0 < refused.retry_after_seconds <= PAUSE_SECONDS * (1 + JITTER)
     assert call(worker, probe=True).refusal is None
     assert call(worker, model="other").refusal is None
+
+
+async def test_a_firewall_that_objects_to_the_words_of_one_caller_opens_nothing(worker, link):
+    objection = refusal(HttpReply(status=403, headers={}, body=b"<html>Request blocked</html>"), OPENAI)
+    assert objection.kind == BROKEN.kind
+    for _ in range(2 * IN_A_ROW):
+        call(worker).ended(objection, complete=False)
+    assert await told(link) is None
+    assert call(worker).refusal is None
 
 
 async def test_successes_are_told_with_the_next_fault_and_count_once(worker, link):
