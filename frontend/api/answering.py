@@ -23,6 +23,8 @@ async def answer(services: Services, wanted: Submission, key: CallerKey) -> Resp
     visit().facts |= {"model": wanted.asked_model, "provider": wanted.provider, "stream": wanted.stream}
     question = Question(wanted.endpoint, wanted.asked_model, wanted.stream, wanted.body)
     memory = services.cache.look_up(question, key, request.headers.get(HEADER))
+    if wanted.credential is not None:  # what somebody's own upstream account has answered is for nobody else
+        memory = None
     if memory is None:
         return await _run(services, services.jobs.new(wanted), None)
     if (found := await memory.find()) is not None:

@@ -45,6 +45,9 @@ async def json_body(*, optional: bool = False) -> bytes:
         )
     body = await request.get_data(cache=False)
     assert isinstance(body, bytes)
+    if body and not media_type and "origin" in request.headers:
+        # A web page may send what has no type to any address without asking first, also to an open door on this machine.
+        raise fail("unsupported_media_type", "Send JSON with `Content-Type: application/json`.")
     if not body and not optional:
         raise fail("invalid_request", "The request has no body; send a JSON object.")
     return body
