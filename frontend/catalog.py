@@ -235,7 +235,8 @@ class Catalog:
                 code="missing_required_parameter",
             )
         target = self._aliases.get(name, name)
-        found = list(self._routes(target, asked or name))
+        # Names are shown to people, also on terminals, and where a provider takes any name they are the caller's.
+        found = list(self._routes(target, asked or name)) if name.isprintable() else []
         allowed = [route for route in found if allow(route)]
         if allowed:
             return allowed

@@ -344,3 +344,11 @@ async def test_what_upstreams_list_comes_after_what_somebody_has_named(redis_ser
     await until(lambda: not catalog.alive("hub"))
     assert refusal(catalog, "found") == ("provider_unavailable", None)
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("name", ["m\x1b[2J", "m\x9b31m", "m\r\nx", "m\u202e", "free/m\x07"])
+def test_names_that_would_do_something_to_a_terminal_are_nobodys(name):
+    catalog = a_catalog(worker("free", accepts_any_model=True), aliases={})
+    assert where(catalog, "free/m") == ("free", "m", "free/m")
+    for asked in (name, f"free/{name}"):
+        assert refusal(catalog, asked) == ("model_not_found", "model")
