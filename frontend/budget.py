@@ -20,7 +20,15 @@ CAUTIOUS_BYTES_PER_TOKEN: Final = 3
 TOKENS_PER_MESSAGE: Final = 4
 TOKENS_PER_ATTACHMENT: Final = 1000
 """An image, a recording, a file: what they cost depends on the model, and their bytes say nothing about it."""
+BOLD_BYTES_PER_TOKEN: Final = 8
+"""So many bytes of a request's JSON, also where nothing in it looks like a text, are a token at least."""
+FRAME_BYTES: Final = 512
+"""Of which so many may be names, numbers and brackets."""
+LONGEST_WORD: Final = 4096
+"""Beside attachments: what is longer and holds no space is one of them."""
 USUAL_ANSWER_TOKENS: Final = 1024
+ENVELOPE_BYTES: Final = 1024
+"""What a chunk of a stream holds beside its text at most."""
 
 
 @dataclass(frozen=True)
@@ -46,29 +54,52 @@ _extras = msgspec.json.Decoder(_Extras).decode
 
 
 def estimate(asked: Request, body: bytes) -> Estimate:
-    """What the request may take, before anybody has counted it. `body`: the request as it came."""
+    """What the request may take, before anybody has counted it. `body`: the request as it came.
+
+    Models read more than we look at (old ways to name functions, thoughts of earlier turns, parts of unknown kinds), so the
+    size of the whole says how little it can be.
+    """
     if isinstance(asked, ChatRequest):
-        prompt = _chat_tokens(asked)
+        prompt, attachments = _chat_tokens(asked)
         if asked.tools or asked.response_format:
             extras = _extras(body)
             prompt += _cautiously(len(bytes(extras.tools)) + len(bytes(extras.response_format)))
-        return _with_answer(prompt, asked.max_completion_tokens or asked.max_tokens, asked.n)
+        # Which of the two an upstream obeys is its own affair.
+        said = max(asked.max_completion_tokens or 0, asked.max_tokens or 0)
+        return _with_answer(max(prompt, _least(body, attachments)), said, asked.n or 1)
     if isinstance(asked, CompletionRequest):
-        return _with_answer(
-            _text_tokens([asked.prompt, asked.suffix]), asked.max_tokens, max(asked.n or 1, asked.best_of or 1)
-        )
-    return Estimate(_text_tokens([asked.input]))
+        prompt = max(_text_tokens([asked.prompt, asked.suffix]), _least(body))
+        choices = _prompts(asked.prompt) * max(asked.n or 1, asked.best_of or 1)
+        return _with_answer(prompt, asked.max_tokens or 0, choices)
+    return Estimate(max(_text_tokens([asked.input]), _least(body)))
 
 
-def _with_answer(prompt: int, said: int | None, choices: int | None) -> Estimate:
-    """A caller who does not say how long the answer may be reserves the usual, or what is left to him."""
-    if said is None:
-        return Estimate(prompt, USUAL_ANSWER_TOKENS * (choices or 1), 1)
-    answer = max(0, said) * (choices or 1)
+def _with_answer(prompt: int, said: int, choices: int) -> Estimate:
+    """A caller who does not say how long the answer may be, or says what cannot be meant, reserves the usual, or what is left
+    to him."""
+    if said <= 0:
+        return Estimate(prompt, USUAL_ANSWER_TOKENS * choices, 1)
+    answer = said * choices
     return Estimate(prompt, answer, answer)
 
 
-def _chat_tokens(asked: ChatRequest) -> int:
+def _prompts(prompt: Any) -> int:
+    """How many prompts a completion is asked for: one, unless it is a list of more than tokens."""
+    several = isinstance(prompt, list) and not all(isinstance(one, int) for one in prompt)
+    return len(prompt) if several else 1
+
+
+def _least(body: bytes, attachments: int = 0) -> int:
+    """Tokens that are read at least, as the size of the request tells."""
+    if not attachments:
+        size = len(body)
+    else:
+        size = sum(len(piece) for piece in body.split(b'"') if len(piece) < LONGEST_WORD or b" " in piece)
+    return max(0, size - FRAME_BYTES) // BOLD_BYTES_PER_TOKEN
+
+
+def _chat_tokens(asked: ChatRequest) -> tuple[int, int]:
+    """And how many attachments there are among them."""
     texts: list[Any] = []
     attachments = 0
     for message in asked.messages:
@@ -79,7 +110,8 @@ def _chat_tokens(asked: ChatRequest) -> int:
             attachments += sum(part.type in ATTACHMENTS for part in message.content)
         if message.tool_calls:
             texts += [str(call) for call in message.tool_calls]
-    return _text_tokens(texts) + TOKENS_PER_MESSAGE * len(asked.messages) + TOKENS_PER_ATTACHMENT * attachments
+    tokens = _text_tokens(texts) + TOKENS_PER_MESSAGE * len(asked.messages) + TOKENS_PER_ATTACHMENT * attachments
+    return tokens, attachments
 
 
 ATTACHMENTS: Final = ("image_url", "input_audio", "file", "video_url", "input_image", "video")
@@ -105,7 +137,8 @@ def _cautiously(size: int) -> int:
 class Sent:
     """What a caller was sent of a stream: enough to estimate its tokens should it end early, at no cost for each chunk.
 
-    Chunks of one stream differ by their text, and by little else; the smallest shows what all of them consist of beside it.
+    Chunks of one stream differ by their text, and by little else; the smallest shows what all of them consist of beside it,
+    unless there are but a few, and large.
     """
 
     __slots__ = ("bytes", "chunks", "smallest")
@@ -123,7 +156,7 @@ class Sent:
 
     @property
     def tokens(self) -> int:
-        text = self.bytes - self.chunks * max(0, self.smallest - 1)
+        text = self.bytes - self.chunks * min(max(0, self.smallest - 1), ENVELOPE_BYTES)
         return -(-text // BYTES_PER_TOKEN)
 
 

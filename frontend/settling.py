@@ -115,6 +115,8 @@ def settlement_of(job: OpenJob) -> Settlement | None:
     estimated, prompt, completion = False, 0, 0
     if known is not None:
         estimated, prompt, completion = known.estimated, known.prompt_tokens, known.completion_tokens
+        if not prompt + completion:  # an upstream that does not count: no answer is for nothing
+            estimated, prompt = True, wanted.estimate.prompt
     elif job.accepted_at is not None or job.sent.chunks:
         estimated, prompt, completion = True, wanted.estimate.prompt, job.sent.tokens
     return Settlement(

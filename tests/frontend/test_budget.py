@@ -67,21 +67,49 @@ def test_calls_of_tools_are_part_of_the_history():
     assert asked.prompt > 1000
 
 
+HIDDEN = "read me " * 10_000
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": HIDDEN}},
+        {"role": "assistant", "content": "a", "reasoning_content": HIDDEN},
+        {"role": "user", "content": [{"type": "refusal", "refusal": HIDDEN}]},
+        {"role": "user", "content": [{"type": "document", "source": {"text": HIDDEN}}]},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,x"}}], "thoughts": HIDDEN},
+    ],
+    ids=["function_call", "reasoning", "refusal", "unknown", "beside an image"],
+)
+def test_no_text_is_read_for_nothing_wherever_it_stands(message):
+    assert of(ChatRequest, messages=[message]).prompt >= len(HIDDEN) / 9
+
+
+def test_old_functions_and_odd_inputs_are_read_as_well():
+    assert chat("hi", functions=[{"name": "f", "description": HIDDEN}]).prompt >= len(HIDDEN) / 9
+    assert of(CompletionRequest, prompt=[{"text": HIDDEN}]).prompt >= len(HIDDEN) / 9
+    assert of(EmbeddingRequest, input=[{"text": HIDDEN}]).prompt >= len(HIDDEN) / 9
+
+
 def test_the_answer_may_become_as_long_as_was_said():
     assert chat("hi", max_tokens=50) == Estimate(5, 50, 50)
     assert chat("hi", max_completion_tokens=50, n=3) == Estimate(5, 150, 150)
-    assert chat("hi", max_tokens=-5) == Estimate(5, 0, 0)
+    assert chat("hi", max_tokens=4000, max_completion_tokens=1) == Estimate(5, 4000, 4000), "whichever is obeyed"
 
 
 def test_who_does_not_say_needs_but_one_token_and_reserves_the_usual():
     assert chat("hi") == Estimate(5, USUAL_ANSWER_TOKENS, 1)
     assert chat("hi", n=2).answer == 2 * USUAL_ANSWER_TOKENS
+    for nothing in (0, -1, -(10**15)):
+        assert chat("hi", max_tokens=nothing) == chat("hi")
+        assert chat("hi", max_completion_tokens=nothing) == chat("hi")
 
 
 def test_legacy_completions_and_embeddings():
     assert of(CompletionRequest, prompt="x" * 30, max_tokens=7) == Estimate(10, 7, 7)
     assert of(CompletionRequest, prompt=["x" * 30, "y" * 30], suffix="z" * 3, max_tokens=7).prompt == 21
-    assert of(CompletionRequest, prompt=[[1, 2, 3], [4]], max_tokens=7, best_of=4) == Estimate(4, 28, 28)
+    assert of(CompletionRequest, prompt=[[1, 2, 3], [4]], max_tokens=7, best_of=4) == Estimate(4, 56, 56)
+    assert of(CompletionRequest, prompt=[1, 2, 3], max_tokens=7, n=2) == Estimate(3, 14, 14)
     assert of(EmbeddingRequest, input=["x" * 30, "yyy"]) == Estimate(11, 0, 0)
     assert of(EmbeddingRequest, input=[1, 2, 3]) == Estimate(3, 0, 0)
 
@@ -95,6 +123,12 @@ def test_what_was_sent_of_a_stream_is_about_what_was_said(texts):
     assert 0 < sent.tokens <= said + 1
     if min(map(len, texts)) == 1:
         assert sent.tokens >= said
+
+
+def test_an_answer_in_one_large_chunk_is_not_taken_for_its_envelope():
+    sent = Sent()
+    sent.add([b'{"choices":[{"delta":{"role":"assistant","content":"%s"}}]}' % (b"word " * 8000)])
+    assert 9_000 < sent.tokens <= 10_100
 
 
 def test_nothing_sent_is_nothing():

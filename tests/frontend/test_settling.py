@@ -125,6 +125,14 @@ async def test_nothing_is_given_back_into_the_dark():
     assert len(paper.settled()) == 1
 
 
+async def test_what_an_upstream_does_not_count_costs_what_it_was_estimated_to():
+    paper, jobs, job = house(stream=False, endpoint="embeddings")
+    jobs.open(job)
+    let_in(paper, job)
+    frames(job, STARTED, ACCEPTED, CHUNKS[0], (FrameKind.DONE, msgspec.msgpack.encode(Outcome())))
+    assert end_of(job) == ("done", 12, 0, True)
+
+
 async def test_who_left_in_the_middle_pays_the_prompt_and_what_was_sent():
     paper, jobs, job = house()
     jobs.open(job)
