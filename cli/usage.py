@@ -87,7 +87,9 @@ def _shown(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], names: 
     title = f"Usage from {report['from']} to {report['to']} (UTC)"
     shown = Table(title=title, title_justify="left", show_footer=True, box=SIMPLE, padding=(0, 1, 0, 0))
     for place, name in enumerate(names):
-        shown.add_column(name.capitalize(), footer="" if place else "all", min_width=_NARROWEST.get(name, 8))
+        shown.add_column(
+            name.capitalize(), footer="" if place else "all", min_width=_NARROWEST.get(name, 8), overflow="fold"
+        )
     for count in COUNTS:
         heading = _HEADINGS.get(count, count.capitalize())
         total = _number(sum(row[count] for row in rows))

@@ -106,6 +106,7 @@ def _seconds(header: str) -> float:
             "invalid_request",
             f"Send `{HEADER}: <seconds>` with 0 to {LONGEST_SECONDS:.0f} (how long the answer may serve), or `{HEADER}: off`.",
             param=HEADER,
+            code="invalid_header",
         )
     return seconds
 

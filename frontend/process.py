@@ -158,6 +158,7 @@ class Frontend:
                 _log.info("frontend %s listens on %s:%d", self.id, host, port)
             self._jobs.flush_orders()  # workers that leave as well wait to hear that we have everything
             await self._jobs.settling.finish(SETTLE_SECONDS)
+            _log.info("stopped")
             nursery.cancel_scope.cancel()
 
     def _deliver(self, channel: bytes, message: bytes) -> None:
@@ -183,6 +184,7 @@ class Frontend:
     async def _end_streams(self) -> None:
         """What is not answered when the drain is over, or cut short, ends with an error that says so, before it is cut."""
         await self._stop.wait()
+        _log.info("draining: %d answers are under way", len(self._jobs))
         with trio.move_on_after(self._settings.drain_seconds):
             await self._hurry.wait()
         for job in self._jobs.all():

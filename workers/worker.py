@@ -104,6 +104,7 @@ class Worker:
                 upkeep.start_soon(self._stop_stragglers, hurry, drain_seconds)
             with trio.move_on_after(LAST_WORDS_SECONDS):
                 await self.outbox.emptied()
+            _log.info("stopped")
             upkeep.cancel_scope.cancel()
 
     async def _stop_stragglers(self, hurry: trio.Event, drain_seconds: float) -> None:

@@ -13,6 +13,7 @@
   (XREADGROUP BLOCK): see `subscription.py` and `blocking.py`.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ from shared.redis.failures import LinkDown, RedisError, RefusalKind, Refused
 from shared.redis.pipeline import Deliver, Pipeline
 from shared.redis.script import Script
 from shared.redis.wire import Reply, Wire, Word, pack
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["BlockingLink", "Link", "LinkDown", "LinkStatistics", "RedisError", "RefusalKind", "Refused", "Script"]
 
@@ -101,7 +104,10 @@ class Link:
             task_status.started()
             task_status = trio.TASK_STATUS_IGNORED
             await pipeline.run()
+            lost_at = trio.current_time()
+            _log.warning("lost Redis at %s: %s", self._dialer.address, self._dialer.failure)
             wire = await self._dialer.again()
+            _log.warning("Redis is back after %.1f s", trio.current_time() - lost_at)
 
     # --- commands
 

@@ -283,3 +283,13 @@ class _refused:
 
     def __repr__(self) -> str:
         return f"Refused({self.text!r})"
+
+
+async def test_a_loss_and_its_end_are_in_the_log(redis_server: RedisServer, link: Link, caplog) -> None:
+    redis_server.client.client_kill_filter(_type="normal", skipme=True)
+    with trio.fail_after(5):
+        while len(caplog.messages) < 2:  # noqa: ASYNC110 - a log has nothing to wait for
+            await trio.sleep(0.01)
+    assert caplog.messages[0].startswith(f"lost Redis at {Address.parse(redis_server.url)}: ")
+    assert caplog.messages[1].startswith("Redis is back after 0.")
+    assert await link.call("PING") == b"PONG"

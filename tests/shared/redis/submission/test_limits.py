@@ -264,7 +264,7 @@ def test_a_redis_without_memory_lets_nobody_in_and_everybody_out(door):
     door.renew(settled, renewed)
     door.client.config_set("maxmemory", 1)
     door.wait(2, alone=True)
-    with pytest.raises(redis.exceptions.ResponseError, match="OOM|maxmemory"):
+    with pytest.raises(redis.exceptions.ResponseError, match=r"OOM|maxmemory"):
         door.ask(terms)
     assert door.settle(settled, prompt=3) == 1
     door.renew(renewed)
