@@ -15,7 +15,8 @@ A caller who has nothing waiting has no past.
 **Between classes**: the low line moves only while the normal one is empty, but every LOW_EVERY-th place is its own.
 
 **Bounds**: no more than `most_waiting` jobs, and no caller may hold more than SHARE times the places that are still free: a
-caller alone gets nearly all of them, and whoever comes later still finds some.
+caller alone gets nearly all of them, and whoever comes later still finds some. The same holds for bytes, of which there is room for
+MOST_BYTES in all: a thousand requests of ten megabytes each would take Redis' memory from everybody.
 
 **The wait**: the claims of the last ten seconds in which somebody waited, and how long those took. Time in which nobody waits
 says how much was asked for, not how much can be served, and is not counted. The guess is on the short side, two standard
@@ -42,10 +43,12 @@ LONGEST: Final = 64
 """What the stream is filled up to at most."""
 LOW_EVERY: Final = 8
 SHARE: Final = 8
+MOST_BYTES: Final = 128 * 1024 * 1024
+"""Sealed jobs in the waiting room of one provider, all together."""
 
 NAMES: Final = f"""
 local JOBS, NORMAL, LOW, SEALED, PLACES, TURNS, PACE = unpack(KEYS, 1, 7)
-local COUNTER, LONGEST, LOW_EVERY, SHARE = {COUNTER}, {LONGEST}, {LOW_EVERY}, {SHARE}
+local COUNTER, LONGEST, LOW_EVERY, SHARE, MOST_BYTES = {COUNTER}, {LONGEST}, {LOW_EVERY}, {SHARE}, {MOST_BYTES}
 local PACE_MS, SURE_MS, ROOM_MS, PACE_LIFE_MS = 10000, 3000, 3000, 600000
 """
 
@@ -79,16 +82,20 @@ end
 """
 
 MOVING: Final = """
-local function forget_turn(whose)
+local function forget_turn(whose, size)
+  local bytes = redis.call('HINCRBY', TURNS, 'bytes', -size)
+  if bytes <= 0 then redis.call('HDEL', TURNS, 'bytes') end
   if redis.call('HINCRBY', TURNS, 'waiting ' .. whose, -1) <= 0 then
-    redis.call('HDEL', TURNS, 'waiting ' .. whose, 'normal ' .. whose, 'low ' .. whose)
+    redis.call('HDEL', TURNS, 'waiting ' .. whose, 'normal ' .. whose, 'low ' .. whose, 'bytes ' .. whose)
+  else
+    redis.call('HINCRBY', TURNS, 'bytes ' .. whose, -size)
   end
 end
 
 local function leave_line(member)  -- what is left to do when it was taken out of its line
   local name, whose = string.match(member, '^%d+:([^:]*):(.*)$')
-  forget_turn(whose)
   local sealed = redis.call('HGET', SEALED, name)
+  forget_turn(whose, sealed and #sealed or 0)
   redis.call('HDEL', SEALED, name)
   redis.call('HDEL', PLACES, name)
   return name, sealed
@@ -129,7 +136,7 @@ local counter = redis.call('XLEN', JOBS)
 local normal, low = 0, 0
 if redis.call('EXISTS', NORMAL, LOW) > 0 then normal, low = redis.call('ZCARD', NORMAL), redis.call('ZCARD', LOW) end
 
-local function queue_check(ask, now)  -- a refusal, or nil
+local function queue_check(ask, now, size)  -- a refusal, or nil
   if ask.returns then return end
   local waiting = counter + normal + low
   if waiting >= ask.most_waiting then
@@ -139,6 +146,12 @@ local function queue_check(ask, now)  -- a refusal, or nil
   end
   local own = number(TURNS, 'waiting ' .. ask.whose)
   if own >= SHARE * (ask.most_waiting - waiting) then
+    return {kind = 'queue_full', waiting = waiting, own = own}
+  end
+  local bytes = number(TURNS, 'bytes')
+  if normal + low > 0 and bytes + size > MOST_BYTES then
+    return {kind = 'queue_full', waiting = waiting}
+  elseif own > 0 and number(TURNS, 'bytes ' .. ask.whose) + size > SHARE * (MOST_BYTES - bytes) then
     return {kind = 'queue_full', waiting = waiting, own = own}
   end
   local claims, busy = pace(now)
@@ -171,6 +184,7 @@ local function enqueue(ask, now, sealed)
   if normal + low == 0 then  -- from now on time counts
     redis.call('HSET', PACE, 'at', now, 'room', 0)
     redis.call('PEXPIRE', PACE, PACE_LIFE_MS)
+    redis.call('DEL', TURNS)  -- nobody waits, so nothing is counted
   end
   local line, class = NORMAL, 'normal'
   if ask.low then line, class = LOW, 'low' end
@@ -178,6 +192,8 @@ local function enqueue(ask, now, sealed)
   local member = string.format('%016.0f:%s:%s', now * 1000, ask.name, ask.whose)
   redis.call('HSET', TURNS, class .. ' ' .. ask.whose, turn)
   redis.call('HINCRBY', TURNS, 'waiting ' .. ask.whose, 1)
+  redis.call('HINCRBY', TURNS, 'bytes ' .. ask.whose, #sealed)
+  redis.call('HINCRBY', TURNS, 'bytes', #sealed)
   redis.call('HSET', SEALED, ask.name, sealed)
   redis.call('HSET', PLACES, ask.name, member)
   redis.call('ZADD', line, turn, member)

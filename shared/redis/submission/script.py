@@ -90,7 +90,7 @@ local now = clock(ask.now_ms)
     + """
 local refusal, limits
 if not ask.again then refusal, limits = limits_check(ask, now) end
-refusal = refusal or circuit_check(ask, now) or queue_check(ask, now)
+refusal = refusal or circuit_check(ask, now) or queue_check(ask, now, #ARGV[2])
 if refusal then
   refusal.is, refusal.limits = 'refused', limits
   return cmsgpack.pack(refusal)

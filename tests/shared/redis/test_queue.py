@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from shared.redis import keys
-from shared.redis.submission.queue import COUNTER, LOW_EVERY, SHARE, claimed, withdraw
+from shared.redis.submission.queue import COUNTER, LOW_EVERY, MOST_BYTES, SHARE, claimed, withdraw
 from shared.redis.submission.script import Ask, Queued, Refusal, answer_to, submission
 
 PROVIDER = "openai"
@@ -27,13 +27,14 @@ class Shop:
         await self.link.call(b"XGROUP", b"CREATE", keys.jobs(PROVIDER), keys.GROUP, b"0", b"MKSTREAM")
         return self
 
-    async def submit(self, caller, name=None, *, most=1000, patience=1e9, **more):
+    async def submit(self, caller, name=None, *, most=1000, patience=1e9, size=0, **more):
         name = name or f"{caller}-{next(self.numbers)}"
         ask = Ask(
             job=name, name=name, caller=caller, whose=caller, model="m", patience_ms=patience, most_waiting=most,
             now_ms=self.now_ms, **more,
         )  # fmt: skip
-        return answer_to(await self.link.script(*submission(PROVIDER, ask, b"sealed " + name.encode())))
+        sealed = (b"sealed " + name.encode()).ljust(size)
+        return answer_to(await self.link.script(*submission(PROVIDER, ask, sealed)))
 
     async def read(self, count=1):
         """What XREADGROUP hands out: pairs of entry and name."""
@@ -43,7 +44,7 @@ class Shop:
         found = [(entry, fields[3]) for _, entries in reply or () for entry, fields in entries]
         for _, entries in reply or ():
             for _, fields in entries:
-                assert fields[1] == b"sealed " + fields[3]
+                assert fields[1].rstrip() == b"sealed " + fields[3]
         return found
 
     async def answer_for(self, read, room=0):
@@ -189,6 +190,22 @@ async def test_the_queue_is_bounded_and_leaves_room_for_others(shop):
     for caller in range(100):
         answer = await shop.submit(f"other{caller}", most=100)
     assert (answer.kind, answer.own, answer.waiting) == ("queue_full", 0, 100)
+
+
+async def test_what_waits_does_not_take_the_memory_from_everybody(shop):
+    for _ in range(COUNTER):
+        await shop.submit("first")
+    names = [f"large-{number}" for number in range(10)]
+    answers = [await shop.submit("a", name, size=MOST_BYTES // 9) for name in names]
+    assert [type(answer) for answer in answers] == [Queued] * 8 + [Refusal] * 2
+    assert (answers[-1].kind, answers[-1].own) == ("queue_full", 8)
+    assert isinstance(await shop.submit("b", "small", size=1000), Queued), "somebody else still finds room"
+    too_large = await shop.submit("b", size=MOST_BYTES // 9)
+    assert (too_large.kind, too_large.own) == ("queue_full", 0)
+    await shop.leave(names[0])
+    assert isinstance(await shop.submit("b", "large", size=MOST_BYTES // 9), Queued)
+    assert len(await shop.serve_all()) == COUNTER + 7 + 2
+    assert not await shop.left(), "nothing is counted that is not there"
 
 
 async def test_small_queues_take_what_they_say(shop):
