@@ -15,8 +15,8 @@ A caller who has nothing waiting has no past.
 **Between classes**: the low line moves only while the normal one is empty, but every LOW_EVERY-th place is its own.
 
 **Bounds**: no more than `most_waiting` jobs, and no caller may hold more than SHARE times the places that are still free: a
-caller alone gets nearly all of them, and whoever comes later still finds some. The same holds for bytes, of which there is room for
-MOST_BYTES in all: a thousand requests of ten megabytes each would take Redis' memory from everybody.
+caller alone gets nearly all of them, and whoever comes later still finds some. The same holds for bytes, of which there is room
+for MOST_BYTES in all: a thousand requests of ten megabytes each would take Redis' memory from everybody.
 
 **The wait**: the claims of the last ten seconds in which somebody waited, and how long those took. Time in which nobody waits
 says how much was asked for, not how much can be served, and is not counted. The guess is on the short side, two standard
