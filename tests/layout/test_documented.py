@@ -44,9 +44,21 @@ def test_every_make_target_has_a_line_and_is_no_file():
 
 
 def test_links_in_documents_lead_somewhere():
-    for document in ROOT.glob("*.md"):
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8")):
-            assert (ROOT / target).exists(), f"{document.name}: {target}"
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        text = document.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+            there = (document.parent / target) if target else document
+            assert there.exists(), f"{document.name}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.+)$", there.read_text(encoding="utf-8"), re.M)
+                names = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+                assert anchor in names, f"{document.name}: {target}#{anchor}"
+
+
+def test_every_file_that_the_architecture_names_is_there():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for named in re.findall(r"`((?:frontend|workers|shared|cli|tests|bench|deploy)/[\w./]*)`", text):
+        assert (ROOT / named).exists(), named
 
 
 def test_ci_runs_the_command_that_the_readme_names():

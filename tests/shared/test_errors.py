@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from shared.errors import ELSEWHERE, FAULTS, KINDS, UNSPENT, Failure, GatewayError, Kind, fail
 
 STATUSES = {400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 500, 502, 503, 504}
-TYPES = {"invalid_request_error", "server_error", "service_unavailable_error", "requests", "tokens", "insufficient_quota"}
+TYPES = {
+    "invalid_request_error",
+    "server_error",
+    "service_unavailable_error",
+    "requests",
+    "tokens",
+    "insufficient_quota",
+}
 WITHOUT_CODE = {"invalid_request", "unprocessable"}
 """What these are about differs every time: whoever raises them gives the code."""
 
@@ -29,7 +36,9 @@ def test_what_may_go_elsewhere_is_nobodys_mistake_but_a_providers():
     assert KINDS.keys() >= ELSEWHERE | FAULTS
     assert ELSEWHERE > UNSPENT
     assert all(KINDS[name].status >= 429 for name in ELSEWHERE | FAULTS)
-    assert not FAULTS & {"rate_limit", "credential_invalid", "no_credential", "blocked"}, "these do not speak of its health"
+    assert not FAULTS & {"rate_limit", "credential_invalid", "no_credential", "blocked"}, (
+        "these do not speak of its health"
+    )
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS.values() if kind.again], ids=lambda kind: kind.name)
