@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from shared.errors import FAULTS, Failure
-from shared.redis.circuit import JITTER, Report, open_now, report
+from shared.redis.circuit import JITTER, SEVERAL, Report, open_now, report
 from shared.redis.link import Link
 from shared.schema.job import Job
 
@@ -26,7 +26,7 @@ class Circuits:
         self._provider = provider
         self._watched = watched
         self._chance = chance or random.Random()
-        self._good: dict[str, int] = {}
+        self._good: dict[str, Report] = {}
         self._open: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -34,7 +34,7 @@ class Circuits:
             await trio.sleep(FLUSH_SECONDS)
             if self._good:
                 good, self._good = self._good, {}
-                self._tell([Report(model, count) for model, count in good.items()])
+                self._tell(list(good.values()))
 
     def begin(self, job: Job, *, probe: bool) -> "Call":
         return Call(self, job, probe=probe)
@@ -46,13 +46,16 @@ class Circuits:
             return None
         return Failure("circuit_open", "The upstream failed too often lately.", retry_after_seconds=wait)
 
-    def went(self, model: str, *, fault: bool = False, good: bool = False, probe: str = "") -> None:
+    def went(self, model: str, caller: str, *, fault: bool = False, good: bool = False, probe: str = "") -> None:
         if not self._watched:
             return
+        before = self._good.pop(model, Report(model))
+        well = (caller if before.well in ("", caller) else SEVERAL) if good else before.well
+        told = Report(model, before.good + good, fault, probe, well, caller if fault else "")
         if fault or probe:
-            self._tell([Report(model, self._good.pop(model, 0) + good, fault, probe)])
-        elif good:
-            self._good[model] = self._good.get(model, 0) + 1
+            self._tell([told])
+        else:
+            self._good[model] = told
 
     def _tell(self, reports: list[Report]) -> None:
         def answered(reply: object) -> None:
@@ -72,6 +75,7 @@ class Call:
     def __init__(self, circuits: Circuits, job: Job, *, probe: bool) -> None:
         self._circuits = circuits
         self._model = job.model
+        self._caller = job.caller
         self._probe = job.id.hex() if probe else ""
         self._good = False
 
@@ -83,16 +87,16 @@ class Call:
         """The upstream answers. Any number of times."""
         if not self._good:
             self._good = True
-            self._circuits.went(self._model, good=True, probe=self._taken())
+            self._circuits.went(self._model, self._caller, good=True, probe=self._taken())
 
     def ended(self, failure: Failure | None, *, complete: bool) -> None:
         """It is over: well, by a failure, or because nobody wanted it any more."""
         if failure is not None and _blames_upstream(failure):
-            self._circuits.went(self._model, fault=True, probe=self._taken())
+            self._circuits.went(self._model, self._caller, fault=True, probe=self._taken())
         elif complete:
             self.went_well()
         elif probe := self._taken():
-            self._circuits.went(self._model, probe=probe)
+            self._circuits.went(self._model, self._caller, probe=probe)
 
     def _taken(self) -> str:
         probe, self._probe = self._probe, ""

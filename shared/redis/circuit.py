@@ -8,6 +8,9 @@
 Faults are what says that the upstream itself is in trouble (`shared.errors.FAULTS`): no connection, a 5xx, silence. A refused
 key, a rate limit, a bad request and a caller who leaves say nothing about it.
 
+Some upstreams fail at certain requests and at no others. So where one caller's calls go wrong while calls of others go well,
+the circuit stays closed: nobody shuts out everybody else by what he asks.
+
 Workers say how calls went (`REPORT`): faults at once, successes once a second, all together, so that a closed circuit costs
 next to nothing; a fault brings along the successes before it, so that "in a row" is true for each worker. The door reads
 (`CIRCUIT`, a part of SUBMIT): one HGET in a hash that does not exist while all circuits are closed. It lets the probe through,
@@ -32,17 +35,23 @@ LONGEST_PAUSE_SECONDS: Final = 60.0
 JITTER: Final = 0.1
 """Pauses are shorter or longer by up to this share, so that they do not all end together."""
 PROBE_SECONDS: Final = 30.0
+SEVERAL: Final = "*"
 _LIFE_SECONDS: Final = 600
 _MOST_MODELS: Final = 1000
 
 
 class Report(msgspec.Struct, frozen=True):
-    """How calls of one model went: `good` ones, then perhaps one `fault`. `probe`: the job in hex, if it was a probe."""
+    """How calls of one model went: `good` ones, then perhaps one `fault`. `probe`: the job in hex, if it was a probe.
+
+    `well`: whose the good ones were, `badly`: whose the fault was: ids of callers, or `SEVERAL`.
+    """
 
     model: str
     good: int = 0
     fault: bool = False
     probe: str = ""
+    well: str = ""
+    badly: str = ""
 
 
 class Circuit(msgspec.Struct, frozen=True):
@@ -82,7 +91,7 @@ REPORT: Final = Script(
     f"""
 local IN_A_ROW, MANY, BUCKET_MS = {IN_A_ROW}, {MANY}, 10000
 local PAUSE_MS, LONGEST_MS = {PAUSE_SECONDS * 1000:.0f}, {LONGEST_PAUSE_SECONDS * 1000:.0f}
-local LIFE_SECONDS, MOST_MODELS = {_LIFE_SECONDS}, {_MOST_MODELS}
+local LIFE_SECONDS, MOST_MODELS, SEVERAL = {_LIFE_SECONDS}, {_MOST_MODELS}, '{SEVERAL}'
 """
     + """
 -- KEYS: circuits that are not closed, what is counted.  ARGV: a test's clock or '', a factor for pauses, reports in msgpack.
@@ -115,6 +124,16 @@ local function of_probe(report, circuit)  -- the circuit, unless it is closed no
   return circuit
 end
 
+local function together(one, other)  -- whose they are if both are
+  if one and other and one ~= other then return SEVERAL end
+  return one or other
+end
+
+local function one_caller_s_trouble(seen)  -- while calls of others go well
+  local well, badly = together(seen.well, seen.well_before), together(seen.badly, seen.badly_before)
+  return well and badly ~= SEVERAL and well ~= badly
+end
+
 local function count(report)  -- the circuit, if this opens it
   local bucket = math.floor(now / BUCKET_MS)
   local found = redis.call('HGET', CALLS, report.model)
@@ -124,13 +143,18 @@ local function count(report)  -- the circuit, if this opens it
   if seen.bucket ~= bucket then
     local kept = seen.bucket == bucket - 1
     seen.calls_before, seen.faults_before = kept and seen.calls or 0, kept and seen.faults or 0
-    seen.bucket, seen.calls, seen.faults = bucket, 0, 0
+    seen.well_before, seen.badly_before = kept and seen.well or nil, kept and seen.badly or nil
+    seen.bucket, seen.calls, seen.faults, seen.well, seen.badly = bucket, 0, 0, nil, nil
   end
   seen.calls = seen.calls + report.good
-  if report.good > 0 then seen.row = 0 end
-  if report.fault then seen.calls, seen.faults, seen.row = seen.calls + 1, seen.faults + 1, seen.row + 1 end
+  if report.good > 0 then seen.row, seen.well = 0, together(seen.well, report.well or '') end
+  if report.fault then
+    seen.calls, seen.faults, seen.row = seen.calls + 1, seen.faults + 1, seen.row + 1
+    seen.badly = together(seen.badly, report.badly or '')
+  end
   local calls, faults = seen.calls + seen.calls_before, seen.faults + seen.faults_before
-  if report.fault and (seen.row >= IN_A_ROW or calls >= MANY and faults * 2 > calls) then return open(report.model, 1) end
+  local many = seen.row >= IN_A_ROW or calls >= MANY and faults * 2 > calls
+  if report.fault and many and not one_caller_s_trouble(seen) then return open(report.model, 1) end
   redis.call('HSET', CALLS, report.model, cjson.encode(seen))
   redis.call('EXPIRE', CALLS, LIFE_SECONDS)
 end

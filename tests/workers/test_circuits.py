@@ -1,11 +1,13 @@
 """What a worker tells of its calls, and what it makes of the answer; against a real Redis."""
 
+import json
+
 import pytest
 
 from shared.errors import Failure
 from shared.redis import keys
 from shared.redis.address import Address
-from shared.redis.circuit import IN_A_ROW, JITTER, PAUSE_SECONDS, circuits
+from shared.redis.circuit import IN_A_ROW, JITTER, PAUSE_SECONDS, SEVERAL, circuits
 from shared.redis.link import Link
 from shared.schema.job import PROTOCOL, Job
 from workers.circuits import Circuits
@@ -16,8 +18,23 @@ from workers.exchange import HttpReply
 BROKEN = Failure("upstream_error", "")
 
 
-def a_job(model="m", number=1):
-    return Job(PROTOCOL, bytes([number]) * 16, 1, "f", "chat", "openai", model, model, True, False, 60.0, b"{}", "r")
+def a_job(model="m", number=1, caller="c"):
+    return Job(
+        PROTOCOL,
+        bytes([number]) * 16,
+        1,
+        "f",
+        "chat",
+        "openai",
+        model,
+        model,
+        True,
+        False,
+        60.0,
+        b"{}",
+        "r",
+        caller=caller,
+    )
 
 
 @pytest.fixture
@@ -38,8 +55,8 @@ async def told(link, model=b"m"):
     return await link.call(b"HGET", keys.circuits("openai")[1], model)
 
 
-def call(worker, number=1, *, probe=False, model="m"):
-    return worker.begin(a_job(model, number), probe=probe)
+def call(worker, number=1, *, probe=False, model="m", caller="c"):
+    return worker.begin(a_job(model, number, caller), probe=probe)
 
 
 async def test_faults_are_told_at_once_and_jobs_that_were_queued_before_are_refused(worker, link):
@@ -61,6 +78,19 @@ async def test_a_firewall_that_objects_to_the_words_of_one_caller_opens_nothing(
         call(worker).ended(objection, complete=False)
     assert await told(link) is None
     assert call(worker).refusal is None
+
+
+async def test_whose_calls_went_well_and_whose_did_not_is_told(worker, link):
+    for caller in ("one", "two", "three"):
+        call(worker, caller=caller).went_well()
+    for _ in range(2 * IN_A_ROW):
+        call(worker, caller="one").ended(BROKEN, complete=False)
+    counted = json.loads(await told(link))
+    assert (counted["well"], counted["badly"]) == (SEVERAL, "one")
+    assert call(worker).refusal is None, "only one caller is in trouble"
+    call(worker, caller="two").ended(BROKEN, complete=False)
+    await told(link)
+    assert call(worker).refusal is not None
 
 
 async def test_successes_are_told_with_the_next_fault_and_count_once(worker, link):

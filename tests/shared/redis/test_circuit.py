@@ -29,13 +29,13 @@ class Upstream:
         self.link = link
         self.now_ms = 1_760_000_000_000.0
 
-    async def report(self, good=0, *, fault=False, model="m", probe=""):
-        reports = [Report(model, good, fault, probe)]
+    async def report(self, good=0, *, fault=False, model="m", probe="", well="", badly=""):
+        reports = [Report(model, good, fault, probe, well, badly)]
         return open_now(await self.link.script(*report(PROVIDER, reports, now_ms=self.now_ms)))
 
-    async def faults(self, count):
+    async def faults(self, count, badly=""):
         for _ in range(count):
-            opened = await self.report(fault=True)
+            opened = await self.report(fault=True, badly=badly)
         return opened
 
     async def door(self, job="aa", model="m"):
@@ -165,3 +165,25 @@ async def test_names_that_somebody_makes_up_do_not_fill_redis(upstream, link):
     assert await link.call(b"HLEN", keys.circuits(PROVIDER)[1]) == 1000
     kept = json.loads(await link.call(b"HGET", keys.circuits(PROVIDER)[1], b"model 0"))
     assert (kept["calls"], kept["faults"], kept["row"]) == (1, 1, 1)
+
+
+async def test_one_caller_who_fails_where_others_succeed_shuts_nobody_out(upstream):
+    await upstream.report(1, well="others")
+    assert not await upstream.faults(3 * MANY, badly="one")
+    upstream.now_ms += 10_000
+    assert not await upstream.faults(IN_A_ROW, badly="one"), "others were well a moment ago"
+    assert await upstream.report(fault=True, badly="another"), "two are not to blame for it"
+
+
+@pytest.mark.parametrize("well", ["one", None], ids=["before", "never"])
+async def test_a_caller_alone_is_spared_an_upstream_in_trouble(upstream, well):
+    if well:
+        await upstream.report(3, well=well)
+    assert not await upstream.faults(IN_A_ROW - 1, badly="one")
+    assert await upstream.faults(1, badly="one")
+
+
+async def test_others_who_were_well_long_ago_say_nothing_of_now(upstream):
+    await upstream.report(1, well="others")
+    upstream.now_ms += 20_000
+    assert await upstream.faults(IN_A_ROW, badly="one")
