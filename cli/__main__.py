@@ -10,6 +10,9 @@ from cli import credentials, keys
 
 # What a command needs is imported when it runs: `sluice --help` answers at once.
 
+RUN, USE, CALLERS = "Run a gateway", "Talk to it", "Keys and usage of callers"
+LOOK, CHECKOUT = "Look and mend", "In a checkout of the project"
+
 app = typer.Typer(
     name="sluice",
     no_args_is_help=True,
@@ -20,8 +23,8 @@ app = typer.Typer(
     "First run: `sluice up` in one terminal, `sluice chat` in another.",
 )
 
-app.add_typer(credentials.app, name="credentials")
-app.add_typer(keys.app, name="keys")
+app.add_typer(keys.app, name="keys", rich_help_panel=CALLERS)
+app.add_typer(credentials.app, name="credentials", rich_help_panel=LOOK)
 
 Url = Annotated[
     str | None, typer.Option(help="Gateway to talk to. Default: the one that this directory's settings make.")
@@ -32,7 +35,7 @@ EXIT_TROUBLE = 1
 EXIT_INTERRUPTED = 130
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def up(
     frontends: Annotated[int, typer.Option(min=1, help="Frontend processes; they share the port.")] = 1,
     workers: Annotated[
@@ -67,7 +70,7 @@ def _count(text: str) -> tuple[str, int]:
     return name, int(number)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def frontend() -> None:
     """Run one frontend process: the HTTP side, which callers talk to.
 
@@ -80,7 +83,7 @@ def frontend() -> None:
     _become("frontend")
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def worker(
     name: Annotated[str, typer.Argument(help="Provider, such as openai, hf, or one of SLUICE_PROVIDER_<NAME>_…")],
 ) -> None:
@@ -95,7 +98,7 @@ def worker(
     _become("workers", name)
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def chat(
     message: Annotated[list[str] | None, typer.Argument(help="Say this, print the answer, leave.")] = None,
     model: Annotated[
@@ -123,7 +126,7 @@ def chat(
     raise typer.Exit(run(find(url, key), message=" ".join(message or []), model=model, system=system))
 
 
-@app.command("redis-acl")
+@app.command("redis-acl", rich_help_panel=LOOK)
 def redis_acl(
     password: Annotated[
         str, typer.Option(help="Password to print. Default: a placeholder for one of your own.", show_default=False)
@@ -144,7 +147,7 @@ def redis_acl(
         typer.echo(acl_line(side, password))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def doctor() -> None:
     """Check settings, Redis, live processes, the gateway and every configured upstream, and say what to do.
 
@@ -159,7 +162,7 @@ def doctor() -> None:
     raise typer.Exit(examine())
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def settings(
     form: Annotated[
         Literal["table", "dotenv"], typer.Option("--format", help="A table, or a `.env` to edit.")
@@ -182,7 +185,7 @@ def settings(
     raise typer.Exit(settings_table())
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def models(url: Url = None, key: Key = None) -> None:
     """List the models that a running gateway offers.
 
@@ -196,7 +199,7 @@ def models(url: Url = None, key: Key = None) -> None:
     models_list(find(url, key))
 
 
-@app.command()
+@app.command(rich_help_panel=CALLERS)
 def usage(  # noqa: PLR0913, PLR0917 - each option is a parameter
     first: Annotated[str | None, typer.Option("--from", help="First day (UTC). Default: the last 30 days.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last day. Default: today.")] = None,
@@ -227,7 +230,10 @@ def usage(  # noqa: PLR0913, PLR0917 - each option is a parameter
     Report(url, key, {name: text for name, text in asked.items() if text}, by or ["key"]).show(as_csv, as_json)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+@app.command(
+    rich_help_panel=CHECKOUT,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
 def bench(context: typer.Context) -> None:
     """Measure this gateway side by side with a plain pass-through proxy (in a checkout of the project).
 
@@ -244,7 +250,7 @@ def bench(context: typer.Context) -> None:
     _become("bench", *context.args)
 
 
-@app.command()
+@app.command(rich_help_panel=CHECKOUT)
 def simulate(
     name: Annotated[
         str, typer.Argument(help="Provider whose upstream is simulated, such as kimi; `all` for every one.")
