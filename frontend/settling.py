@@ -26,6 +26,8 @@ from shared.redis.usage import row_name
 _log = logging.getLogger(__name__)
 
 BATCH: Final = 256
+UNSEEN_TOKENS_PER_SECOND: Final = 50
+"""What an upstream writes, about: for answers that nobody has seen."""
 LOOK_SECONDS: Final = 1.0
 """How often it is looked for slots whose owners are gone."""
 
@@ -107,7 +109,11 @@ class Settling:
 
 
 def settlement_of(job: OpenJob) -> Settlement | None:
-    """How the job ended; None if it never was let in. An answer that broke off costs its prompt and what was sent of it."""
+    """How the job ended; None if it never was let in.
+
+    An answer that broke off costs its prompt and what was sent of it. Of one that is not streamed nothing is sent before its
+    end; who leaves it, again and again, must not have used the upstream for nothing, so the time that it took is counted.
+    """
     if not job.at_door:
         return None
     wanted, known = job.submission, job.outcome
@@ -119,6 +125,9 @@ def settlement_of(job: OpenJob) -> Settlement | None:
             estimated, prompt = True, wanted.estimate.prompt
     elif job.accepted_at is not None or job.sent.chunks:
         estimated, prompt, completion = True, wanted.estimate.prompt, job.sent.tokens
+        if outcome == "cancelled" and not wanted.stream and job.accepted_at is not None:
+            unseen = (trio.current_time() - job.accepted_at) * UNSEEN_TOKENS_PER_SECOND
+            completion = min(wanted.estimate.answer, int(unseen))
     return Settlement(
         job=job.ownership.id.hex(),
         caller=wanted.caller,

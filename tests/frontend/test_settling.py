@@ -7,7 +7,7 @@ import trio
 from frontend.budget import Estimate
 from frontend.jobs import Jobs
 from frontend.open_job import Submission
-from frontend.settling import LOOK_SECONDS, Settling, settlement_of
+from frontend.settling import LOOK_SECONDS, UNSEEN_TOKENS_PER_SECOND, Settling, settlement_of
 from shared.errors import Failure
 from shared.redis.failures import LinkDown, Refused
 from shared.redis.submission.limits import Terms
@@ -150,6 +150,18 @@ async def test_who_left_a_whole_answer_pays_the_prompt():
     frames(job, STARTED, ACCEPTED)
     job.leave()
     assert end_of(job) == ("cancelled", 12, 0, True)
+
+
+@pytest.mark.parametrize(("seconds", "tokens"), [(1, UNSEEN_TOKENS_PER_SECOND), (1000, ESTIMATE.answer)])
+async def test_who_lets_an_upstream_write_and_leaves_before_the_end_pays_by_time(autojump_clock, seconds, tokens):
+    paper, jobs, job = house(stream=False)
+    jobs.open(job)
+    let_in(paper, job)
+    await trio.sleep(5)
+    frames(job, STARTED, ACCEPTED)
+    await trio.sleep(seconds)
+    job.leave()
+    assert end_of(job) == ("cancelled", 12, tokens, True)
 
 
 @pytest.mark.parametrize("begun", [[], [STARTED]])
