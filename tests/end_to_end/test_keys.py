@@ -153,6 +153,7 @@ async def test_a_key_expires_by_itself(doors: list[Door]) -> None:
     assert [await door.status(key) for door in doors] == [200, 200]
 
 
+@pytest.mark.fault("S3")
 async def test_everybody_who_may_not_hears_the_same(doors: list[Door]) -> None:
     one = doors[0]
     key, record = await one.make()
@@ -172,6 +173,7 @@ async def test_everybody_who_may_not_hears_the_same(doors: list[Door]) -> None:
     assert listing == {body}
 
 
+@pytest.mark.fault("S15")
 async def test_only_master_keys_administer(doors: list[Door]) -> None:
     one, _ = doors
     key, record = await one.make(name="Eve")
@@ -258,6 +260,7 @@ async def test_bodies_that_are_no_request(doors: list[Door]) -> None:
     assert (await doors[0].ask("GET", f"/admin/keys/{record['id']}")).json() == record
 
 
+@pytest.mark.fault("S2")
 async def test_no_key_is_readable_anywhere(house: Gateway, doors: list[Door], redis: RedisServer) -> None:
     """Not in what passes through Redis, not in what it would save, not in any log, not in what administrators list."""
     with contextlib.closing(Eavesdropper(redis)) as spy:
@@ -296,6 +299,7 @@ async def test_a_key_of_ours_is_never_shown_to_an_upstream_that_takes_callers_ke
             assert [call.key for call in upstream.ledger.calls] == ["sk-callers-own-0123456789"]
 
 
+@pytest.mark.fault("S19")
 async def test_a_key_sees_and_uses_only_its_models_and_providers(doors: list[Door]) -> None:
     one, other = doors
 

@@ -228,7 +228,7 @@ async def test_workers_share_accounts_but_not_answers(redis_server: RedisServer)
         assert len(sockets(upstream)) <= 4, "each worker has its own session of an account"
 
 
-@pytest.mark.fault("C27")
+@pytest.mark.fault("C27", "S23")
 async def test_the_sign_up_limit_stops_sign_ups_not_answers(redis_server: RedisServer) -> None:
     async with Langfast(signups_per_hour=1).running() as upstream, gateway_for(
         upstream, redis_server, MIN_CREDENTIALS="3", MAX_CREDENTIALS="3"

@@ -1,6 +1,6 @@
-"""Which test shows what: the markers `fault` and `promise` of all tests, and the last column of docs/reliability.md.
+"""Which test shows what: the markers `fault` and `promise` of all tests, and the last columns of two documents.
 
-    python -m tests.faults.matrix        writes that column; `make docs` does it, too
+    python -m tests.faults.matrix        writes these columns; `make docs` does it, too
 
 Markers are read from the source, so that nothing has to be imported: of a test's decorators, of its class and of its module
 (`pytestmark`), and of the tables that they name.
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs" / "reliability.md"
-ROW = re.compile(r"[A-EP]\d{1,2}")
-LINE = re.compile(r"^\| ([A-EP]\d{1,2}) \|(.*\|)([^|]*)\|$", re.M)
+DOCUMENTS = [ROOT / "docs" / "reliability.md", ROOT / "docs" / "security.md"]
+ROW = re.compile(r"[A-EPS]\d{1,2}")
+LINE = re.compile(r"^\| ([A-EPS]\d{1,2}) \|(.*\|)([^|]*)\|$", re.M)
 UNTESTED = "not tested: "
 
 
@@ -72,4 +72,5 @@ def filled(document: str) -> str:
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in DOCUMENTS:
+        document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")

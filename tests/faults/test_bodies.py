@@ -31,7 +31,7 @@ async def house(standing: Standing) -> AsyncIterator[House]:
             yield made
 
 
-@pytest.mark.fault("D6")
+@pytest.mark.fault("D6", "S10")
 async def test_bodies_that_are_too_large_or_packed(house: House) -> None:
     """10 MiB and one byte by length and in chunks; gzip; gzip behind another Content-Encoding."""
     head = request(b"").partition(b"Content-Length: 0\r\n")
@@ -95,7 +95,7 @@ BODIES = {
 }  # fmt: skip
 
 
-@pytest.mark.fault("D7", "D8", "D16")
+@pytest.mark.fault("D7", "D8", "D16", "S10")
 @pytest.mark.promise("P16")
 async def test_bodies_that_are_meant_to_hurt(house: House) -> None:
     """Deep, wide, huge, senseless: refused for a price of some milliseconds each."""
@@ -143,7 +143,7 @@ async def test_nothing_is_smuggled_behind_a_request(house: House) -> None:
     assert wrong == {}
 
 
-@pytest.mark.fault("D10")
+@pytest.mark.fault("D10", "S12")
 async def test_no_other_protocol_is_spoken(house: House) -> None:
     """h2c by upgrade, WebSocket, TRACE, an absolute target."""
     upgrade = {"Connection": "Upgrade, HTTP2-Settings", "HTTP2-Settings": "AAMAAABkAAQAAP__"}

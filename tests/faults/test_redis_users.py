@@ -79,6 +79,7 @@ async def house(
                 await trio.to_thread.run_sync(running.close)
 
 
+@pytest.mark.fault("S16")
 async def test_everything_works_with_the_rights_of_the_list(house: Gateway) -> None:
     said = [{"role": "user", "content": "one two three"}]
     with trio.fail_after(60):

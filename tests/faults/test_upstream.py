@@ -245,7 +245,7 @@ def encoded(coding: str, body: bytes) -> Script:
     return answering(STREAM + b"Content-Encoding: " + coding.encode() + b"\r\n\r\n" + body)
 
 
-@pytest.mark.fault("C13")
+@pytest.mark.fault("C13", "S24")
 @pytest.mark.parametrize(
     ("script", "code"),
     [
@@ -267,7 +267,7 @@ async def test_compressed_answers(house: House, script: Script, code: str | None
     assert code is not None or stream.text == GOOD
 
 
-@pytest.mark.fault("C12")
+@pytest.mark.fault("C12", "S24")
 async def test_a_line_without_end_is_bounded(house: House) -> None:
     """One line that does not end, as fast as it is taken: an error at 8 MiB, which a picture inside an event may well have."""
     for again in range(6):
@@ -278,7 +278,7 @@ async def test_a_line_without_end_is_bounded(house: House) -> None:
     assert all(call.bytes_sent < 16 * MIB for call in house.ledger.calls)
 
 
-@pytest.mark.fault("C12", "C23")
+@pytest.mark.fault("C12", "C23", "S24")
 async def test_an_answer_without_end_is_bounded_where_it_is_gathered(house: House) -> None:
     """Tokens as fast as they are taken, for a caller who does not stream: an error at SLUICE_ANSWER_LIMIT_BYTES."""
     house.upstream.script = flooding(UNTIL_CLOSE, event("x" * 400) * 100, at_most=200 * MIB)

@@ -51,6 +51,7 @@ async def test_a_known_key(header):
     admission.require(caller)
 
 
+@pytest.mark.fault("S3")
 @pytest.mark.parametrize(
     "headers",
     [

@@ -89,6 +89,7 @@ async def test_a_key_that_nobody_has_is_asked_for_once_in_a_while(
     assert known.lookups == 2
 
 
+@pytest.mark.fault("S2")
 async def test_keys_that_are_made_up_cost_redis_next_to_nothing(
     known: KnownKeys, store: CallerStore, link: Link
 ) -> None:

@@ -180,12 +180,14 @@ BAD = [
 ]
 
 
+@pytest.mark.fault("S1")
 @pytest.mark.parametrize(("environ", "message"), BAD, ids=[message.split(" ")[0] + message[-12:] for _, message in BAD])
 def test_each_bad_value_is_told_by_name_expectation_and_value(environ, message):
     assert refusals(load_up, environ) == [message]
     assert not Path(".sluice").exists(), "nothing is made before all is well"
 
 
+@pytest.mark.fault("S1", "S6")
 def test_all_problems_come_at_once_and_show_no_secret():
     environ = {
         "SLUICE_PORT": "x",
@@ -209,6 +211,7 @@ def test_all_problems_come_at_once_and_show_no_secret():
         load_up(environ)
 
 
+@pytest.mark.fault("S1")
 def test_a_frontend_by_hand_needs_a_key_and_says_who_makes_one():
     assert refusals(load_frontend, {}) == [
         "SLUICE_API_KEY: expected the key that callers present, got nothing;"
@@ -363,6 +366,7 @@ def test_a_process_by_hand_joins_the_redis_of_the_gateway_that_runs_here():
     assert load_worker("echo", {}).redis_url == Secret(LOCAL_REDIS)
 
 
+@pytest.mark.fault("S21")
 def test_secrets_leave_the_environment_of_the_process_that_loads_them(monkeypatch):
     for name, text in {
         "OPENAI_API_KEY": "sk-1",

@@ -60,6 +60,7 @@ async def test_a_minter_that_died_holds_the_others_up_for_its_time_only(minter: 
     assert await minter.upkeep("third") == 30, "but the second one is still at it"
 
 
+@pytest.mark.fault("S23")
 async def test_sign_ups_in_an_hour_are_limited_for_all_together(minter: Tried) -> None:
     for number in range(5):
         made = await mint(minter, f"{number}", None)
