@@ -33,7 +33,8 @@ def run(main: Callable[[], Awaitable[None]]) -> int:
     else:
         return 0
     for reason in reasons:
-        print(f"{'Redis' if isinstance(reason, RedisError) else 'Cannot start'}: {reason}", file=sys.stderr)
+        told = reason.strerror if isinstance(reason, OSError) and reason.filename is None else None
+        print(f"{'Redis' if isinstance(reason, RedisError) else 'Cannot start'}: {told or reason}", file=sys.stderr)
     return 1
 
 

@@ -1,5 +1,6 @@
 """The listening socket, with the TCP options that every accepted connection inherits."""
 
+import errno
 import resource
 import socket
 
@@ -34,7 +35,11 @@ def open_listener(settings: ServerSettings) -> socket.socket:
         listener.listen(settings.backlog)
     except OSError as error:
         listener.close()
-        raise OSError(error.errno, f"{error.strerror}: {settings.host}:{settings.port}") from None
+        shared = " Frontends of one user can share it: SLUICE_SHARE_PORT=on." if error.errno == errno.EADDRINUSE else ""
+        raise OSError(
+            error.errno,
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. SLUICE_PORT chooses another.{shared}",
+        ) from None
     except BaseException:
         listener.close()
         raise

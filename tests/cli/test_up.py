@@ -143,8 +143,19 @@ def test_processes_started_by_hand_join_and_each_knows_only_its_own_secrets(tmp_
                     assert held == allowed
         assert sorted(seen) == sorted([*expected, "-m frontend", "-m workers kimi"])
 
-        second = sluice("up", directory=tmp_path, SLUICE_PORT=str(httpx2.URL(said["Base URL"]).port))
+        port = httpx2.URL(said["Base URL"]).port
+        second = sluice("up", directory=tmp_path, SLUICE_PORT=str(port))
         assert "Address already in use" in second.stderr, "though frontends of one gateway share the port"
+
+        taken = sluice("frontend", directory=tmp_path, SLUICE_PORT=str(port), **secrets)
+        assert (taken.returncode, taken.stderr) == (
+            1,
+            f"Cannot start: cannot listen on 127.0.0.1 port {port}: Address already in use. SLUICE_PORT chooses another. "
+            "Frontends of one user can share it: SLUICE_SHARE_PORT=on.\n",
+        )
+        shares = {"SLUICE_PORT": str(port), "SLUICE_SHARE_PORT": "on", **secrets}
+        with sluice_running("frontend", directory=tmp_path, **shares) as third:
+            third.wait_for(rf"listens on 127\.0\.0\.1:{port}")
 
         by_hand = start([sys.executable, "-m", "workers", "echo"], tmp_path / "worker.txt", tmp_path, {})
         try:
