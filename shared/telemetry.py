@@ -78,7 +78,15 @@ def _json_line(fields: Mapping[str, object]) -> str:
         line = json.dumps(fields, ensure_ascii=False, default=str)
     except (TypeError, ValueError):  # a key that is no text
         line = _HINTS[0]
-    return json.dumps(hide(fields), ensure_ascii=False) if _is_suspect(line) else line
+    if _is_suspect(line):
+        line = json.dumps(hide(fields), ensure_ascii=False)
+    return line if line.isprintable() else _inert(line)
+
+
+def _inert(text: str) -> str:
+    """The text without what does something to a terminal or turns the line round, as JSON and people write that; lines may end.
+    Anybody can ask for a path that holds such characters, without any key."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else json.dumps(letter)[1:-1] for letter in text)
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -126,7 +134,7 @@ class PlainLines(logging.Formatter):
         text = f"{_clock(record)} {record.levelname.lower():7} {record.name}: {_message(record)} {fields}".rstrip()
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
-        return redact(text)
+        return _inert(redact(text))
 
 
 def _clock(record: logging.LogRecord) -> str:

@@ -238,6 +238,20 @@ def test_access_lines_for_people_begin_with_what_matters(logs):
     assert rest == (r'502 POST "/x\n200 GET /fake" 1.5 ms request_id=req_1 error=worker_lost setbacks=["worker_lost"]')
 
 
+@pytest.mark.parametrize("style", ["json", "text"])
+@pytest.mark.parametrize("control", ["\x1b[2J", "\x9b2J", "\x07", "\u202e", "\u2028", "\ud800"], ids=ascii)
+def test_no_line_does_anything_to_a_terminal(logs, style, control):
+    written = logs(style)
+    said = f"a{control}b"
+    logging.getLogger("test").warning("heard %s", said, extra={"said": said})
+    logging.getLogger("sluice.access").info({"status": 404, "method": "GET", "path": f"/{said}", "total_ms": 1})
+    lines = written()
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+    if style == "json":
+        assert (json.loads(lines[0])["said"], json.loads(lines[1])["path"]) == (said, f"/{said}")
+
+
 def test_access_lines_are_written_once_and_as_they_are(logs):
     written = logs("json")
     logging.getLogger("sluice.access").info({"id": "r1", "path": "/ü", "status": 200})
