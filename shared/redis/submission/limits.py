@@ -184,7 +184,7 @@ local function limits_charge(ask, now)  -- what is left now, for the headers
   end
   if terms then
     charged = tokens_to_charge(ask, terms)
-    window_add(of_caller(ask.caller, 'window'), door.window, now, charged)
+    window_add(of_caller(ask.caller, 'window'), door.window, now, charged, 1)
     charge_totals(ask.caller, now, charged)
     left = what_is_left(terms, door.window, now)
   end

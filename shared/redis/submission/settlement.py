@@ -76,10 +76,10 @@ local function of_caller(caller, part) return CALLER .. '{' .. caller .. '}:' ..
 
 local function slot_of(job, caller) return job .. ' ' .. caller end
 
-local function correct(caller, reservation, used)  -- replaces what was charged by what was used
+local function correct(caller, reservation, used, now)  -- replaces what was charged by what was used
   local more = used - reservation.charged
   if more == 0 then return end
-  window_correct(of_caller(caller, 'window'), reservation.second, more)
+  window_correct(of_caller(caller, 'window'), reservation.second, more, now)
   local totals = of_caller(caller, 'tokens')
   for _, span in ipairs({reservation.day, string.sub(reservation.day, 1, 7)}) do
     if redis.call('HEXISTS', totals, span) == 1 then redis.call('HINCRBY', totals, span, more) end
@@ -99,7 +99,7 @@ local function settle(job, caller, end_, now)  -- whether this was the settlemen
   elseif end_.outcome == 'unsettled' and reservation then
     prompt, completion = reservation.prompt, reservation.completion
   end
-  if reservation and reservation.charged then correct(caller, reservation, prompt + completion) end
+  if reservation and reservation.charged then correct(caller, reservation, prompt + completion, now) end
   local row = end_.row or reservation and reservation.row
   if not first or not row or not (reservation or end_.certain) then return false end
   count_usage(reservation and reservation.day or day_of(now), row, end_.outcome, prompt, completion, end_.estimated)

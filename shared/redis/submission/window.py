@@ -44,7 +44,7 @@ local function window_at(key, now)  -- the window as it is now, and in `left` th
   return window
 end
 
-local function window_add(key, window, now, tokens)  -- one request more, with its tokens
+local function window_add(key, window, now, tokens, count)  -- so many requests more (0 or 1), with their tokens
   local second, last = math.floor(now / 1000), math.ceil(now)
   if window.empty then
     redis.call('DEL', key)
@@ -53,19 +53,21 @@ local function window_add(key, window, now, tokens)  -- one request more, with i
     redis.call('HDEL', key, unpack(window.left))
   end
   local requests, before, until_now = bucket_at(key, second)
-  window.requests, window.tokens = window.requests + 1, window.tokens + tokens
+  window.requests, window.tokens = window.requests + count, window.tokens + tokens
   window.oldest, window.newest = math.min(window.oldest, second), math.max(window.newest, last)
-  local bucket = string.format('%d %d %d', (requests or 0) + 1, (before or 0) + tokens, math.max(until_now or 0, last))
+  local bucket = string.format('%d %d %d', (requests or 0) + count, (before or 0) + tokens, math.max(until_now or 0, last))
   redis.call('HSET', key, second, bucket, 'requests', window.requests, 'tokens', window.tokens,
              'oldest', window.oldest, 'newest', window.newest)
   if not requests then redis.call('PEXPIRE', key, MINUTE + 1000) end
 end
 
-local function window_correct(key, second, more)  -- tokens that were granted in that second were others in the end
+local function window_correct(key, second, more, now)  -- tokens that were granted in that second were others in the end
   local requests, tokens, last = bucket_at(key, second)
-  if requests and more ~= 0 then
+  if requests and last + MINUTE > now then
     redis.call('HSET', key, second, string.format('%d %d %d', requests, tokens + more, last))
     redis.call('HINCRBY', key, 'tokens', more)
+  elseif more > 0 then  -- that second has left; what it did not count counts now, else long answers would pass every limit
+    window_add(key, window_at(key, now), now, more, 0)
   end
 end
 

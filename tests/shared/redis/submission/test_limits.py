@@ -21,17 +21,28 @@ class Model:
     def __init__(self, most_requests: int, most_tokens: int) -> None:
         self.most_requests = most_requests
         self.most_tokens = most_tokens
-        self.granted: dict[str, list[float]] = {}  # job -> [time, tokens]
+        self.granted: dict[str, list[float]] = {}  # job -> [time, tokens, requests]
 
     def inside(self, now: float) -> list[list[float]]:
         last: dict[int, float] = {}
-        for time, _ in self.granted.values():
+        for time, _, _ in self.granted.values():
             last[time // 1000] = max(last.get(time // 1000, 0), time)
         return [grant for grant in self.granted.values() if last[grant[0] // 1000] + MINUTE > now]
 
     def allows(self, now: float, tokens: int) -> bool:
         inside = self.inside(now)
-        return len(inside) < self.most_requests and sum(grant[1] for grant in inside) + tokens <= self.most_tokens
+        return (
+            sum(grant[2] for grant in inside) < self.most_requests
+            and sum(grant[1] for grant in inside) + tokens <= self.most_tokens
+        )
+
+    def settle(self, job: str, now: float, tokens: float) -> None:
+        """What has left comes back no more; what it did not count is counted now."""
+        grant = self.granted[job]
+        if any(grant is one for one in self.inside(now)):
+            grant[1] = tokens
+        elif tokens > grant[1]:
+            self.granted[f"surplus of {job}"] = [now, tokens - grant[1], 0]
 
 
 STEPS = st.lists(
@@ -63,10 +74,10 @@ def test_the_window_is_what_the_model_says(redis_server, steps, most_requests, m
             answer = door.ask(terms, job=job, estimated_tokens=amount, at_least_tokens=amount)
             assert isinstance(answer, Queued) == expected
             if expected:
-                model.granted[job] = [door.now, amount]
+                model.granted[job] = [door.now, amount, 1]
                 running.append(job)
             inside = model.inside(door.now)
-            assert answer.limits.requests_left == most_requests - len(inside)
+            assert answer.limits.requests_left == most_requests - sum(grant[2] for grant in inside)
             assert answer.limits.tokens_left == max(
                 0, min(most_tokens, most_tokens - sum(grant[1] for grant in inside))
             )
@@ -80,7 +91,7 @@ def test_the_window_is_what_the_model_says(redis_server, steps, most_requests, m
         elif running:
             job = running.pop(amount % len(running))
             assert door.settle(job, prompt=amount) == 1
-            model.granted[job][1] = amount
+            model.settle(job, door.now, amount)
 
 
 def test_no_minute_wherever_it_begins_holds_more_than_the_limit(door):

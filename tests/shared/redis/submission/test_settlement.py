@@ -54,16 +54,35 @@ def test_more_tokens_than_the_limit_keep_the_next_waiting(door):
     assert (refusal.limit, refusal.used, refusal.retry_after_seconds) == ("tokens", 1500, 60)
 
 
-def test_what_has_left_the_window_is_not_brought_back(door):
+@pytest.mark.parametrize("busy", [True, False], ids=["others", "alone"])
+@pytest.mark.parametrize(("used", "counted"), [(900, 400), (500, 0), (20, 0)])
+def test_of_what_has_left_the_window_only_the_surplus_counts_and_from_then_on(door, used, counted, busy):
     job = started(door)
     for _ in range(7):
         door.wait(9)
         door.renew(job)
-    other = started(door, 100)
-    door.settle(job, prompt=900)
-    assert tokens_left(door) == 900
-    door.settle(other, prompt=100)
-    assert door.totals()[b"2026-03-14"] == b"1000"
+    other = started(door, 100) if busy else None
+    door.wait(1)
+    door.settle(job, prompt=used)
+    assert tokens_left(door) == 1000 - counted - 100 * busy
+    if other:
+        door.settle(other, prompt=100)
+    assert door.totals()[b"2026-03-14"] == b"%d" % (used + 100 * busy)
+    door.wait(59.9)
+    assert tokens_left(door) == 1000 - counted
+    door.wait(0.2)
+    assert tokens_left(door) == 1000
+
+
+def test_answers_that_last_for_minutes_pass_no_limit(door):
+    first = started(door, 1000)
+    for _ in range(20):
+        door.wait(6)
+        door.renew(first)
+    door.settle(first, prompt=5000)
+    refusal = door.ask(TERMS, estimated_tokens=1, at_least_tokens=1)
+    assert (refusal.limit, refusal.used, refusal.retry_after_seconds) == ("tokens", 4000, 60)
+    assert left(refusal)["requests_left"] == 100, "it is no request of this minute"
 
 
 def test_tokens_count_for_the_day_on_which_they_were_charged(door):
