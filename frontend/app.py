@@ -1,6 +1,8 @@
 """The Quart application: routes and error handlers, nothing else."""
 
 import logging
+import re
+from functools import partial
 
 import msgspec
 from quart import Response, request
@@ -24,7 +26,8 @@ from frontend.api.bodies import visit
 from frontend.edge import App, Cors, Edge
 from frontend.server import prepare
 from frontend.services import Services
-from shared.errors import Failure, GatewayError
+from shared.errors import Failure, GatewayError, fail
+from shared.settings.kinds import is_loopback
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ def create_app(services: Services) -> App:
     for module in (chat, completions, embeddings, models, health, reference, metrics, pages, *administration):
         app.register_blueprint(module.blueprint(services))
     app.before_request(_name_endpoint)
+    if services.settings.auth == "off":
+        app.before_request(partial(_require_own_name, services.settings.host))
     app.register_error_handler(GatewayError, _gateway_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
@@ -61,6 +66,18 @@ def create_app(services: Services) -> App:
 async def _name_endpoint() -> None:
     if request.url_rule is not None:
         visit().endpoint = request.url_rule.rule
+
+
+async def _require_own_name(host: str) -> None:
+    """Behind an open door: a web page may make its own name lead to this machine, and would then be let in as if it were here.
+
+    Raises `GatewayError` `permission`.
+    """
+    asked = request.host.rpartition(":")[0] if re.search(r":\d*$", request.host) else request.host
+    if asked and asked != host and not is_loopback(asked):
+        raise fail(
+            "permission", "Without keys (SLUICE_AUTH=off) only this machine's own names are answered: use 127.0.0.1."
+        )
 
 
 def error_response(failure: Failure, *, starts: int = 1) -> Response:

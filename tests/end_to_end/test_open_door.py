@@ -61,3 +61,17 @@ async def test_a_web_page_cannot_ask_without_being_asked_itself(house: Gateway, 
     assert (await ask(house, **page, content_type="text/plain")).status_code == 415
     assert not upstream.ledger.calls
     assert (await ask(house)).status_code == 200, "whoever is no page may leave it out"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8088", "127.0.0.1.evil.example"])
+async def test_a_name_that_a_web_page_leads_here_is_none_of_ours(
+    house: Gateway, upstream: DashScopeNative, host: str
+) -> None:
+    reply = await ask(house, content_type="application/json", host=host)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "permission_denied")
+    assert not upstream.ledger.calls
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:80", "[::1]:8088", "127.1.2.3"])
+async def test_every_name_of_this_machine_is(house: Gateway, upstream: DashScopeNative, host: str) -> None:
+    assert (await ask(house, content_type="application/json", host=host)).status_code == 200
