@@ -2,7 +2,7 @@
 
     havoc         the words of the last user message, slowly
     havoc-die     kills the worker before it says anything
-    havoc-block   blocks the event loop for five seconds, then says the words
+    havoc-block   blocks the event loop for eight seconds, then says the words
     havoc-eat     takes memory until there is none
     havoc-raise   raises what nobody expects
 
@@ -26,7 +26,7 @@ from workers.dialects.refusal_rules import OPENAI
 from workers.exchange import HttpReply
 from workers.provider import Call, Plan, ScriptedStream, Step, Upstream
 
-BLOCK_SECONDS = 5.0
+BLOCK_SECONDS = 8.0
 MOUTHFUL_BYTES = 8 * 1024 * 1024
 GAP_SECONDS = 0.05
 

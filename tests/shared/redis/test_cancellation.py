@@ -222,6 +222,8 @@ async def test_a_post_that_interrupts_at_any_line(link: Link, within: str | None
     before = sys.gettrace()
     sys.settrace(trace)
     try:
+        link.post("ECHO", "in front")
+        await _expect_echo(link, b"behind it, and so held back and flushed")
         async with trio.open_nursery() as tasks:
             for i in range(10):
                 tasks.start_soon(_expect_echo, link, b"%d" % i * 50_000)
