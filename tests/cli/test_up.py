@@ -74,6 +74,7 @@ def test_from_an_empty_directory_to_a_streamed_answer_and_to_nothing(tmp_path: P
     assert (tmp_path / ".sluice" / "redis").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
 def test_on_a_terminal_lines_are_for_people(tmp_path: Path):
     ours, terminal = pty.openpty()
     command = [sys.executable, "-m", "cli", "up"]
@@ -98,6 +99,7 @@ def test_on_a_terminal_lines_are_for_people(tmp_path: Path):
     assert b"/health/ready" not in said, "who only looks leaves no line"
 
 
+@pytest.mark.slow
 def test_keys_for_callers_outlive_the_gateway_and_a_second_one_beside_it_keeps_nothing(tmp_path: Path):
     with gateway(tmp_path) as up:
         base_url = banner(up)["Base URL"]
@@ -115,6 +117,7 @@ def test_keys_for_callers_outlive_the_gateway_and_a_second_one_beside_it_keeps_n
         assert "Ada" in sluice("keys", "list", directory=tmp_path, SLUICE_PORT=str(httpx2.URL(base_url).port)).stdout
 
 
+@pytest.mark.slow
 def test_processes_started_by_hand_join_and_each_knows_only_its_own_secrets(tmp_path: Path):
     secrets = {
         "OPENAI_API_KEY": "sk-openai-hidden",
@@ -171,6 +174,7 @@ def test_processes_started_by_hand_join_and_each_knows_only_its_own_secrets(tmp_
             by_hand.wait()
 
 
+@pytest.mark.slow
 def test_a_public_pass_through_makes_no_key_and_lets_nobody_in_without_one(tmp_path: Path):
     through = {"DASHSCOPE_NATIVE_CALLER_KEYS": "on", "DASHSCOPE_NATIVE_BASE_URL": "http://127.0.0.1:9"}
     with gateway(tmp_path, **through) as up:
@@ -181,6 +185,7 @@ def test_a_public_pass_through_makes_no_key_and_lets_nobody_in_without_one(tmp_p
     assert not (tmp_path / ".sluice" / "api-key").exists()
 
 
+@pytest.mark.slow
 def test_what_crashes_comes_back_redis_too(tmp_path: Path):
     with gateway(tmp_path) as up:
         said = banner(up)
@@ -203,6 +208,7 @@ def test_what_crashes_comes_back_redis_too(tmp_path: Path):
         assert eventually(answers), up.output()
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_gateway_that_is_killed_and_the_next_one_sweeps(tmp_path: Path):
     with gateway(tmp_path) as up:
         children = children_of(up.process.pid)

@@ -12,6 +12,8 @@ from tests.end_to_end.gateway import API_KEY, Gateway, gateway, until
 from tests.redis_server import RedisServer
 from tests.simulators.openai_compatible import OpenAICompatible
 
+pytestmark = pytest.mark.slow
+
 FRONTENDS = WORKERS = 2
 SOON_SECONDS = 0.25
 """A refusal takes a few milliseconds; a busy machine may take longer."""

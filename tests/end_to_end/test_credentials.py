@@ -10,6 +10,8 @@ from tests.end_to_end.gateway import API_KEY, Gateway, gateway
 from tests.redis_server import RedisServer
 from tests.simulators.openai_compatible import OpenAICompatible
 
+pytestmark = pytest.mark.slow
+
 GOOD, BAD = "sk-good-0123456789", "sk-bad-0123456789"
 
 

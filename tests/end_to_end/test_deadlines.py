@@ -13,6 +13,8 @@ from tests.end_to_end.test_leaving import connect, request
 from tests.redis_server import RedisServer
 from tests.simulators.openai_compatible import OpenAICompatible
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def upstream_port() -> int:

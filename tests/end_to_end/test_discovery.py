@@ -11,6 +11,8 @@ from tests.end_to_end.gateway import API_KEY, Gateway, gateway, until
 from tests.redis_server import RedisServer
 from tests.simulators.openai_compatible import OpenAICompatible
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "hf_0123456789abcdef"
 
 

@@ -8,6 +8,8 @@ import trio
 from tests.end_to_end.gateway import API_KEY, Gateway, gateway, until
 from tests.redis_server import RedisServer
 
+pytestmark = pytest.mark.slow
+
 ECHO = {"model": "echo", "messages": [{"role": "user", "content": "still here"}]}
 
 

@@ -21,6 +21,8 @@ from tests.end_to_end.gateway import API_KEY, Gateway, free_port, gateway, until
 from tests.redis_server import RedisServer
 from tests.simulators.dashscope_native import DashScopeNative
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:

@@ -15,6 +15,8 @@ from tests.end_to_end.test_leaving import connect, leave, request
 from tests.redis_server import RedisServer
 from tests.simulators.langfast import Langfast
 
+pytestmark = pytest.mark.slow
+
 MODEL = "gpt-4o-mini"
 
 

@@ -11,6 +11,8 @@ from tests.end_to_end.gateway import API_KEY, Gateway, Process, until
 from tests.end_to_end.limited import Caller, a_caller, http, start
 from tests.redis_server import RedisServer
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["http"]
 
 LEASE_SECONDS = 10.0
@@ -52,7 +54,6 @@ async def test_a_killed_process_gives_its_slots_back(
 
 
 @pytest.mark.promise("P13")
-@pytest.mark.slow
 async def test_what_nobody_can_settle_any_more_is_settled_at_its_estimate(
     redis_server: RedisServer, http: httpx2.AsyncClient
 ) -> None:

@@ -18,6 +18,8 @@ from tests.end_to_end.gateway import API_KEY, Gateway, Process, free_port, gatew
 from tests.redis_server import RedisServer
 from tests.simulators.openai_compatible import OpenAICompatible
 
+pytestmark = pytest.mark.slow
+
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 SECONDS = 20.0
 

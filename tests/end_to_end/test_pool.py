@@ -10,6 +10,8 @@ from tests.end_to_end.gateway import API_KEY, Gateway, Process, gateway
 from tests.redis_server import RedisServer
 from tests.simulators.openai_compatible import OpenAICompatible
 
+pytestmark = pytest.mark.slow
+
 KEYS = ("sk-first-0123456789", "sk-second-0123456789", "sk-third-0123456789")
 
 
@@ -103,7 +105,6 @@ async def test_an_operator_has_the_keys_tested(house: Gateway, upstream: OpenAIC
 
 
 @pytest.mark.promise("P14")
-@pytest.mark.slow
 async def test_a_killed_worker_holds_its_keys_for_ten_seconds_and_no_call_exceeds_them(
     house: Gateway, upstream: OpenAICompatible
 ) -> None:

@@ -12,6 +12,8 @@ from tests.end_to_end.gateway import API_KEY, Gateway, gateway, until
 from tests.redis_server import RedisServer
 from tests.simulators.openai_compatible import OpenAICompatible
 
+pytestmark = pytest.mark.slow
+
 OTHER_KEY = "sk-another-caller-0123456789abcdef"
 SLOW = "sim:delay=0.05"
 

@@ -22,6 +22,8 @@ from tests.end_to_end.gateway import API_KEY, SECRET_KEY, Gateway, free_port, ga
 from tests.redis_server import RedisServer
 from tests.simulators.openai_compatible import OpenAICompatible
 
+pytestmark = pytest.mark.slow
+
 TRACE = "ab" * 16
 SECOND_TRACE = "ba" * 16
 CALLERS_SPAN = "cd" * 8
