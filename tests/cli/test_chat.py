@@ -18,6 +18,8 @@ import pytest
 from tests.cli.processes import PATIENT, environment, sluice
 from tests.cli.scripted_gateway import KEY, ScriptedGateway
 
+pytestmark = pytest.mark.slow
+
 
 def test_one_question_one_answer_nothing_else_on_standard_output(tmp_path: Path):
     with ScriptedGateway() as gateway:

@@ -12,6 +12,8 @@ from shared.settings import configured_providers, load_worker
 from shared.settings.providers import KNOWN
 from tests.cli.processes import sluice, sluice_running
 
+pytestmark = pytest.mark.slow
+
 
 def exported(output: str) -> dict[str, str]:
     """The settings that a shell would have after the `export` lines."""

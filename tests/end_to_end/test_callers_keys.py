@@ -14,6 +14,8 @@ from tests.end_to_end.gateway import API_KEY, Gateway, free_port, gateway, until
 from tests.redis_server import RedisServer
 from tests.simulators.dashscope_native import DashScopeNative
 
+pytestmark = pytest.mark.slow
+
 THEIRS = [f"sk-callers-own-{number:02}-0123456789abcdef" for number in range(24)]
 OURS = "sk-the-gateways-own-0123456789"
 WRONG = "sk-nobodys-0123456789abcdef"

@@ -10,6 +10,8 @@ from tests.end_to_end.gateway import Gateway, free_port, gateway
 from tests.redis_server import RedisServer
 from tests.simulators.dashscope_native import DashScopeNative
 
+pytestmark = pytest.mark.slow
+
 OURS, THEIRS = "sk-upstream-of-the-gateway", "sk-upstream-of-a-caller"
 QUESTION = b'{"model": "farui-plus", "messages": [{"role": "user", "content": "who pays?"}]}'
 

@@ -12,6 +12,8 @@ from tests.end_to_end.gateway import API_KEY, Gateway, free_port, gateway, until
 from tests.redis_server import RedisServer
 from tests.simulators.openai_compatible import OpenAICompatible
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-upstream-0123456789"
 
 
