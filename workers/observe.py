@@ -19,7 +19,7 @@ from shared.tracing import NO_SPAN, NO_TRACER, Span, Tracer
 _log = logging.getLogger("workers.attempt")
 
 REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "x-ds-trace-id")
-"""Where upstreams tell by which name they know a call: most of them, Anthropic's kind, DeepSeek."""
+"""Where upstreams tell by which name they know a call; the first that is there counts."""
 LONGEST_ID: Final = 128
 
 
