@@ -111,9 +111,19 @@ async def test_a_finished_attempt_is_forgotten_when_nobody_asks(autojump_clock, 
     nursery.start_soon(outbox.run)
     nursery.start_soon(answering, outbox)
     await trio.sleep(FORGET_SECONDS - 0.5)
-    assert outbox.statistics() == {"attempts": 2, "retained_bytes": 110 + 2 * FRAME_OVERHEAD_BYTES, "resends": 0}
+    assert outbox.statistics() == {
+        "attempts": 2,
+        "retained_bytes": 110 + 2 * FRAME_OVERHEAD_BYTES,
+        "unsent": 0,
+        "resends": 0,
+    }
     await trio.sleep(2)
-    assert outbox.statistics() == {"attempts": 1, "retained_bytes": 10 + FRAME_OVERHEAD_BYTES, "resends": 0}
+    assert outbox.statistics() == {
+        "attempts": 1,
+        "retained_bytes": 10 + FRAME_OVERHEAD_BYTES,
+        "unsent": 0,
+        "resends": 0,
+    }
     assert told.gone == 0, "its exchange is over, there is nothing to close"
 
 
